@@ -1,0 +1,3 @@
+"""
+Everything that touches the network: connecting, pooling, monitoring, running.
+"""

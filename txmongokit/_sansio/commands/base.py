@@ -1,0 +1,197 @@
+"""
+What a command is to the layer that runs it.
+
+A L{Command} knows three things: what to send (L{Command.build}), how its
+reply's bytes become a document (L{Command.decode}) and what the reply means
+(L{Command.parse}).  It never sees a socket, a session or a retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import bson
+from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from txmongokit.types import Address, ConnectionInfo
+
+__all__ = [
+    "Command",
+    "CommandOptions",
+    "CursorBatch",
+    "Request",
+    "RunCommand",
+]
+
+ResultT = TypeVar("ResultT")
+
+
+class Request(NamedTuple):
+    """
+    What one command puts on the wire.
+
+    @ivar body: the command document, without C{$db}, session and concerns,
+        which the layer that runs it adds.
+    @ivar sequences: document sequences (OP_MSG sections of kind 1), each a
+        field name and its encoded documents.
+    """
+
+    body: dict[str, Any]
+    sequences: tuple[tuple[str, Sequence[bytes]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandOptions:
+    """
+    How a command is run: inherited from client, database and collection.
+
+    @ivar timeout: seconds that the whole operation may take, retries
+        included; C{None} for as long as the server is seen alive.
+    """
+
+    codec_options: CodecOptions[Any] = DEFAULT_CODEC_OPTIONS
+    read_preference: Any = ReadPreference.PRIMARY
+    read_concern: ReadConcern = field(default_factory=ReadConcern)
+    write_concern: WriteConcern = field(default_factory=WriteConcern)
+    timeout: float | None = None
+
+
+class CursorBatch(NamedTuple):
+    """
+    One reply's worth of a cursor.
+
+    @ivar cursor_id: 0 when the cursor is exhausted.
+    @ivar namespace: as the server named it, for getMore and killCursors.
+    @ivar documents: decoded documents, or each document's bytes where the
+        command asked for raw batches.
+    @ivar address: the server that holds the cursor.
+    @ivar reply: the whole reply (post-batch resume token and the like).
+    """
+
+    cursor_id: int
+    namespace: str
+    documents: list[Any]
+    address: Address
+    reply: Mapping[str, Any]
+
+
+class Command(Generic[ResultT]):
+    """
+    One database command with its arguments.
+
+    @cvar name: the command's name, as events and errors show it.
+    @cvar is_read: whether a read preference and a read concern apply.
+    @cvar is_write: whether a write concern applies.
+    @cvar retryable: whether it may be tried a second time: with a
+        transaction number if C{is_write}, plainly if C{is_read}.
+    @ivar database: the name of the database that it addresses.
+    @ivar options: concerns, preference, codec and time limit.
+    @ivar address: the one server that it must go to, or C{None}.
+    """
+
+    name: ClassVar[str] = ""
+    is_read: ClassVar[bool] = False
+    is_write: ClassVar[bool] = False
+    retryable: bool = False
+    address: Address | None = None
+
+    def __init__(self, database: str, options: CommandOptions) -> None:
+        self.database = database
+        self.options = options
+
+    @property
+    def namespace(self) -> str:
+        """
+        What the command is about, for messages: C{database} or
+        C{database.collection}.
+        """
+        return self.database
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """
+        The request for one server.  May be called again for a retry and
+        must then give the same request.
+
+        @raise txmongokit.errors.PyMongoError: the arguments cannot be sent
+            to this server (too large, unknown to its version).
+        """
+        raise TypeError(f"{type(self).__name__} does not say what to send")
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """
+        The reply as a document.  User documents within it are decoded with
+        the command's codec options, everything else with the defaults.
+        """
+        return bson.decode(raw)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> ResultT:
+        """
+        What a successful reply means.
+
+        @raise txmongokit.errors.PyMongoError: it reports failed writes.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what its reply means")
+
+    def unacknowledged(self) -> ResultT:
+        """
+        The result where the write concern asks for no reply.
+        """
+        raise TypeError(f"{type(self).__name__} needs an acknowledged write concern")
+
+    def retrying(self) -> None:
+        """
+        Called before L{build} when the command is sent again.
+        """
+
+
+class RunCommand(Command[dict[str, Any]]):
+    """
+    A command document as the user wrote it.
+
+    @param document: sent as it is; it is copied, never changed.
+    @param check: whether C{ok: 0} is an error.
+    @param allowable_errors: messages or codes that are no error though
+        C{ok} is 0.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        document: Mapping[str, Any],
+        options: CommandOptions,
+        *,
+        check: bool = True,
+        allowable_errors: Sequence[str | int] = (),
+    ) -> None:
+        super().__init__(database, options)
+        self.document = document
+        self.check = check
+        self.allowable_errors = allowable_errors
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The document, copied, so that the caller's own is left alone."""
+        return Request(dict(self.document))
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply, all of it with the command's codec options."""
+        return bson.decode(raw, self.options.codec_options)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+        """The reply itself."""
+        return reply
+
+    def tolerates(self, reply: Mapping[str, Any]) -> bool:
+        """
+        Whether a reply with C{ok: 0} counts as success for this call.
+        """
+        if not self.check:
+            return True
+        return (
+            reply.get("errmsg") in self.allowable_errors
+            or reply.get("code") in self.allowable_errors
+        )

@@ -1,0 +1,43 @@
+"""
+Value types that every layer shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Address", "ConnectionInfo", "Document"]
+
+Document: TypeAlias = Mapping[str, Any]
+"""A BSON document as users pass it in."""
+
+Address: TypeAlias = tuple[str, int | None]
+"""A server's host name and port; C{(path, None)} for a Unix socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """
+    What the handshake of one connection told about the server behind it.
+
+    @ivar address: the address that was dialled.
+    @ivar server_type: one of C{pymongo.server_type.SERVER_TYPE}'s values.
+    @ivar max_bson_size: the largest document, in bytes.
+    @ivar max_message_size: the largest message, in bytes.
+    @ivar max_write_batch_size: the most statements in one write command.
+    @ivar logical_session_timeout_minutes: C{None} where the server has no
+        sessions.
+    @ivar connection_id: the server's own number for the connection.
+    """
+
+    address: Address
+    server_type: int
+    min_wire_version: int = 0
+    max_wire_version: int = 0
+    max_bson_size: int = 16 * 1024 * 1024
+    max_message_size: int = 48_000_000
+    max_write_batch_size: int = 100_000
+    logical_session_timeout_minutes: int | None = None
+    connection_id: int | None = None
