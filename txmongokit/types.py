@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Address", "ConnectionInfo", "Document"]
+__all__ = ["Address", "ConnectionInfo", "Document", "format_address"]
 
 Document: TypeAlias = Mapping[str, Any]
 """A BSON document as users pass it in."""
@@ -41,3 +41,13 @@ class ConnectionInfo:
     max_write_batch_size: int = 100_000
     logical_session_timeout_minutes: int | None = None
     connection_id: int | None = None
+
+
+def format_address(address: Address) -> str:
+    """
+    An address as people write it: C{host:port}, C{[ipv6]:port} or a path.
+    """
+    host, port = address
+    if port is None:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -87,6 +87,8 @@ class Command(Generic[ResultT]):
     @cvar name: the command's name, as events and errors show it.
     @cvar is_read: whether a read preference and a read concern apply.
     @cvar is_write: whether a write concern applies.
+    @cvar follows_read_preference: whether it goes where the read preference
+        says although it takes no read concern.
     @cvar retryable: whether it may be tried a second time: with a
         transaction number if C{is_write}, plainly if C{is_read}.
     @ivar database: the name of the database that it addresses.
@@ -97,6 +99,7 @@ class Command(Generic[ResultT]):
     name: ClassVar[str] = ""
     is_read: ClassVar[bool] = False
     is_write: ClassVar[bool] = False
+    follows_read_preference: ClassVar[bool] = False
     retryable: bool = False
     address: Address | None = None
 
@@ -158,6 +161,8 @@ class RunCommand(Command[dict[str, Any]]):
     @param allowable_errors: messages or codes that are no error though
         C{ok} is 0.
     """
+
+    follows_read_preference = True
 
     def __init__(
         self,

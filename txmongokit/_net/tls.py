@@ -1,0 +1,122 @@
+"""
+TLS for one server: by default the chain and the host name are verified.
+
+Built on Twisted's C{CertificateOptions} and C{optionsForClientTLS}, so
+pyOpenSSL and service-identity do the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    PrivateCertificate,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from zope.interface import implementer
+
+from txmongokit.errors import ConfigurationError
+from txmongokit.options import TLSOptions
+
+__all__ = ["connection_creator"]
+
+
+def _read(path: str, option: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option}={path!r} cannot be read: {error.strerror}; name a PEM file"
+        ) from error
+
+
+def _split_certificates(pem: bytes) -> list[bytes]:
+    marker = b"-----END CERTIFICATE-----"
+    return [part + marker for part in pem.split(marker)[:-1]]
+
+
+def _trust_root(options: TLSOptions) -> Any:
+    if options.ca_file is None:
+        return platformTrust()
+    pem = _read(options.ca_file, "tlsCAFile")
+    try:
+        certificates = [Certificate.loadPEM(part) for part in _split_certificates(pem)]
+    except (crypto.Error, ValueError) as error:
+        raise ConfigurationError(f"tlsCAFile={options.ca_file!r} is no PEM certificate") from error
+    if not certificates:
+        raise ConfigurationError(f"tlsCAFile={options.ca_file!r} holds no certificate")
+    return trustRootFromCertificates(certificates)
+
+
+def _client_certificate(options: TLSOptions) -> PrivateCertificate | None:
+    if options.certificate_key_file is None:
+        return None
+    pem = _read(options.certificate_key_file, "tlsCertificateKeyFile")
+    password = options.certificate_key_file_password
+    try:
+        certificate = Certificate.loadPEM(pem)
+        key = crypto.load_privatekey(
+            crypto.FILETYPE_PEM, pem, password.encode() if password is not None else b""
+        )
+        return PrivateCertificate.fromCertificateAndKeyPair(certificate, _key_pair(key))
+    except (crypto.Error, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"tlsCertificateKeyFile={options.certificate_key_file!r} must hold a PEM "
+            "certificate and its private key, readable with tlsCertificateKeyFilePassword"
+        ) from error
+
+
+def _key_pair(key: crypto.PKey) -> Any:
+    from twisted.internet.ssl import KeyPair
+
+    return KeyPair(key)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _HostNameUnchecked:
+    """
+    Sends the host name but does not compare it with the certificate's: for
+    C{tlsAllowInvalidHostnames} and C{tlsAllowInvalidCertificates}.
+    """
+
+    def __init__(self, host: str, context: SSL.Context) -> None:
+        self._host = host
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        """Make the connection object that Twisted drives."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(tlsProtocol)
+        connection.set_tlsext_host_name(self._host.encode("idna"))
+        return connection
+
+
+def connection_creator(options: TLSOptions, host: str) -> Any:
+    """
+    What C{wrapClientTLS} needs to talk to one host.
+
+    @return: an L{IOpenSSLClientConnectionCreator}.
+    @raise ConfigurationError: a file that an option names cannot be used.
+    """
+    certificate = _client_certificate(options)
+    if options.allow_invalid_certificates:
+        unverified = CertificateOptions(**_identity(certificate))
+        return _HostNameUnchecked(host, unverified.getContext())
+    trust_root = _trust_root(options)
+    if options.allow_invalid_hostnames:
+        chain_only = CertificateOptions(trustRoot=trust_root, **_identity(certificate))
+        return _HostNameUnchecked(host, chain_only.getContext())
+    return optionsForClientTLS(host, trustRoot=trust_root, clientCertificate=certificate)
+
+
+def _identity(certificate: PrivateCertificate | None) -> dict[str, Any]:
+    if certificate is None:
+        return {}
+    return {"privateKey": certificate.privateKey.original, "certificate": certificate.original}

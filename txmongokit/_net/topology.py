@@ -1,0 +1,366 @@
+"""
+The deployment as the monitors see it, and choosing a server in it.
+
+The topology is the only owner of the L{TopologyDescription}; every change to
+it comes from a monitor's report or from an operation's error, and passes
+through the pure functions of L{txmongokit._sansio.sdam}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from pymongo.read_preferences import ReadPreference
+from pymongo.server_description import ServerDescription
+from pymongo.server_type import SERVER_TYPE
+from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from txmongokit._net.connector import Connector
+from txmongokit._net.monitor import Monitor
+from txmongokit._net.pool import Pool
+from txmongokit._sansio.sdam import (
+    error_effect,
+    initial_description,
+    is_stale,
+    unknown_server,
+    updated_description,
+)
+from txmongokit._sansio.selection import choose, select_servers, selection_error
+from txmongokit._sansio.transactions import newer_cluster_time
+from txmongokit.errors import (
+    AutoReconnect,
+    InvalidOperation,
+    NetworkTimeout,
+    ServerSelectionTimeoutError,
+)
+from txmongokit.options import ClientOptions
+from txmongokit.types import Address, format_address
+
+__all__ = ["Server", "Topology"]
+
+_PRIMARY = ReadPreference.PRIMARY
+
+
+class Server:
+    """
+    One server: its pool and its monitor.
+    """
+
+    __slots__ = ("address", "monitor", "pool")
+
+    def __init__(self, address: Address, pool: Pool, monitor: Monitor) -> None:
+        self.address = address
+        self.pool = pool
+        self.monitor = monitor
+
+
+class _Waiter:
+    __slots__ = ("deferred", "read_preference", "timer", "writable")
+
+    def __init__(self, deferred: Deferred[Server], writable: bool, read_preference: Any) -> None:
+        self.deferred = deferred
+        self.writable = writable
+        self.read_preference = read_preference
+        self.timer: IDelayedCall | None = None
+
+
+class Topology:
+    """
+    All servers of one deployment.
+
+    @ivar description: the current L{TopologyDescription}.
+    @ivar cluster_time: the latest C{$clusterTime} that any reply carried.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, options: ClientOptions, connector: Connector, random: Random
+    ) -> None:
+        self._reactor = reactor
+        self._options = options
+        self._connector = connector
+        self._random = random
+        self._servers: dict[Address, Server] = {}
+        self._waiters: list[_Waiter] = []
+        self._primary: Server | None = None
+        self._upkeep: LoopingCall | None = None
+        self._closed = False
+        self.cluster_time: Mapping[str, Any] | None = None
+        self.description: TopologyDescription = initial_description(options)
+
+    def start(self) -> None:
+        """
+        Begin to watch the seeds.  Doing so twice does nothing.
+
+        @raise InvalidOperation: the client was closed.
+        """
+        if self._closed:
+            raise InvalidOperation("this client was closed: make a new one")
+        if self._upkeep is not None:
+            return
+        self._upkeep = upkeep = LoopingCall(self._maintain)
+        upkeep.clock = self._reactor
+        upkeep.start(self._options.heartbeat_frequency, now=False)
+        self._match_servers()
+
+    def close(self) -> None:
+        """
+        Stop watching, close every connection; whoever waits fails.
+        """
+        self._closed = True
+        if self._upkeep is not None and self._upkeep.running:
+            self._upkeep.stop()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            self._stop_timer(waiter)
+            waiter.deferred.errback(AutoReconnect("the client was closed"))
+        servers, self._servers = self._servers, {}
+        self._primary = None
+        for server in servers.values():
+            server.monitor.stop()
+            server.pool.close()
+
+    @property
+    def has_servers(self) -> bool:
+        """
+        Whether any server is known to be there.
+        """
+        return not self._closed and self.description.has_known_servers
+
+    # Selection.
+
+    def server(self, address: Address) -> Server:
+        """
+        The server at an address, for what must go there and nowhere else.
+
+        @raise AutoReconnect: it is not part of the deployment any more.
+        """
+        try:
+            return self._servers[address]
+        except KeyError:
+            raise AutoReconnect(
+                f"{format_address(address)} is no longer part of the deployment"
+            ) from None
+
+    def select_now(
+        self, writable: bool, read_preference: Any, deprioritized: tuple[Address, ...] = ()
+    ) -> Server | None:
+        """
+        A suitable server, or C{None} where none is known yet.
+        """
+        if (writable or read_preference == _PRIMARY) and self._primary is not None:
+            return self._primary
+        candidates = select_servers(
+            self.description,
+            writable=writable,
+            read_preference=read_preference,
+            local_threshold=self._options.local_threshold,
+            deprioritized=deprioritized,
+        )
+        if not candidates:
+            return None
+        chosen = choose(candidates, self._operation_count, self._random)
+        return self._servers[chosen.address]
+
+    def select(self, writable: bool, read_preference: Any, timeout: float) -> Deferred[Server]:
+        """
+        A suitable server, as soon as one is known.
+
+        @param timeout: seconds to wait at the most.
+
+        @return: fails with L{ServerSelectionTimeoutError}, which says what
+            is known of each server.  Cancelling leaves the queue.
+        """
+        waiter = _Waiter(
+            Deferred(lambda _: self._leave(waiter)), writable, read_preference
+        )
+        server = self.select_now(writable, read_preference)
+        if server is not None:
+            waiter.deferred.callback(server)
+            return waiter.deferred
+        self._waiters.append(waiter)
+        waiter.timer = self._reactor.callLater(
+            max(0.0, timeout), self._give_up, waiter, timeout
+        )
+        for each in self._servers.values():
+            each.monitor.request_check()
+        return waiter.deferred
+
+    @property
+    def single_secondary(self) -> bool:
+        """
+        Whether this is a direct connection to a member that is no primary.
+        """
+        description = self.description
+        if description.topology_type != TOPOLOGY_TYPE.Single:
+            return False
+        only = next(iter(description.server_descriptions().values()))
+        return only.server_type in (SERVER_TYPE.RSSecondary, SERVER_TYPE.RSOther)
+
+    def _operation_count(self, address: Address) -> int:
+        return self._servers[address].pool.operation_count
+
+    def _stop_timer(self, waiter: _Waiter) -> None:
+        timer, waiter.timer = waiter.timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        self._stop_timer(waiter)
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def _give_up(self, waiter: _Waiter, timeout: float) -> None:
+        waiter.timer = None
+        self._leave(waiter)
+        what = "a writable server" if waiter.writable else f"a server for {waiter.read_preference}"
+        if waiter.writable or waiter.read_preference == _PRIMARY:
+            what = "a primary"
+        waiter.deferred.errback(
+            ServerSelectionTimeoutError(
+                f"no answer from {what} within {timeout:g} s: "
+                f"{selection_error(self.description, what)}"
+            )
+        )
+
+    # What monitors and operations tell.
+
+    def gossip(self, cluster_time: Mapping[str, Any]) -> None:
+        """
+        Keep the latest C{$clusterTime}.
+        """
+        self.cluster_time = newer_cluster_time(self.cluster_time, cluster_time)
+
+    def report(self, description: ServerDescription) -> None:
+        """
+        A monitor has seen a server, or failed to.
+        """
+        server = self._servers.get(description.address)
+        if self._closed or server is None:
+            return
+        previous = self.description.server_descriptions().get(description.address)
+        if previous is not None and is_stale(previous, description):
+            return
+        if description.is_server_type_known:
+            server.pool.resume()
+        self._update(description)
+        if description.error is not None:
+            server.pool.clear(
+                description.error,
+                interrupt_in_use=isinstance(description.error, NetworkTimeout),
+            )
+
+    def operation_failed(
+        self, server: Server, error: Exception, generation: int, *, handshaken: bool = True
+    ) -> None:
+        """
+        An operation, or a connection's establishment, failed.
+
+        @param generation: of the connection that it used; errors of an
+            older one tell nothing new.
+        """
+        if self._closed or generation != server.pool.generation:
+            return
+        description = self.description.server_descriptions().get(server.address)
+        if description is None:
+            return
+        effect = error_effect(error, server_description=description, handshaken=handshaken)
+        if effect.mark_unknown:
+            self._update(unknown_server(server.address, error))
+        if effect.clear_pool:
+            server.pool.clear(error)
+        if effect.request_check:
+            server.monitor.request_check()
+
+    def _update(self, description: ServerDescription) -> None:
+        before = self.description
+        self.description = updated_description(before, description)
+        self._match_servers()
+        self._log_change(before, self.description)
+        self._find_primary()
+        self._serve()
+
+    def _log_change(self, before: TopologyDescription, after: TopologyDescription) -> None:
+        if before.topology_type_name != after.topology_type_name:
+            self._log.debug(
+                "deployment is {after} (was {before})",
+                before=before.topology_type_name,
+                after=after.topology_type_name,
+            )
+
+    def _find_primary(self) -> None:
+        candidates = select_servers(
+            self.description,
+            writable=True,
+            read_preference=_PRIMARY,
+            local_threshold=self._options.local_threshold,
+        )
+        # Several writable servers (mongos) are chosen from at each use.
+        self._primary = (
+            self._servers.get(candidates[0].address) if len(candidates) == 1 else None
+        )
+
+    def _serve(self) -> None:
+        for waiter in list(self._waiters):
+            server = self.select_now(waiter.writable, waiter.read_preference)
+            if server is not None and waiter in self._waiters:
+                self._leave(waiter)
+                waiter.deferred.callback(server)
+
+    def _match_servers(self) -> None:
+        """Have exactly one L{Server} for each address in the description."""
+        wanted = self.description.server_descriptions()
+        for address in list(self._servers):
+            if address not in wanted:
+                gone = self._servers.pop(address)
+                gone.monitor.stop()
+                gone.pool.close()
+        new = [address for address in wanted if address not in self._servers]
+        self._servers.update((address, self._new_server(address)) for address in new)
+        for address in new:
+            # Starting one may already have changed what is wanted.
+            server = self._servers.get(address)
+            if server is not None:
+                server.monitor.start()
+
+    def _new_server(self, address: Address) -> Server:
+        options = self._options
+        pool = Pool(
+            self._reactor,
+            address,
+            lambda: self._connector.connect(address),
+            self._establishment_failed(address),
+            max_size=options.max_pool_size,
+            min_size=options.min_pool_size,
+            max_idle_time=options.max_idle_time,
+            max_connecting=options.max_connecting,
+        )
+        monitor = Monitor(
+            self._reactor,
+            address,
+            self._connector,
+            self.report,
+            heartbeat=options.heartbeat_frequency,
+            min_heartbeat=options.min_heartbeat,
+            timeout=options.connect_timeout,
+        )
+        return Server(address, pool, monitor)
+
+    def _establishment_failed(self, address: Address) -> Callable[[Exception, int], None]:
+        def failed(error: Exception, generation: int) -> None:
+            server = self._servers.get(address)
+            if server is not None:
+                self.operation_failed(server, error, generation, handshaken=False)
+
+        return failed
+
+    def _maintain(self) -> None:
+        for server in list(self._servers.values()):
+            server.pool.maintain()

@@ -1,0 +1,256 @@
+"""
+The client: a pool of connections to a MongoDB deployment.
+
+This is the only place where the layers are put together.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from txmongokit._net.connector import Connector, EndpointFactory
+from txmongokit._net.executor import Executor
+from txmongokit._net.topology import Topology
+from txmongokit._sansio.commands.admin import EndSessions
+from txmongokit._sansio.commands.base import Command, CommandOptions
+from txmongokit._sansio.transactions import ServerSessionPool, SessionState
+from txmongokit.database import Database
+from txmongokit.errors import ConfigurationError, PyMongoError
+from txmongokit.interfaces import IOperationRunner
+from txmongokit.options import ClientOptions, parse_options
+from txmongokit.sessions import ClientSession
+
+__all__ = [
+    "ConnectionPool",
+    "MongoConnection",
+    "MongoConnectionPool",
+    "lazyMongoConnection",
+    "lazyMongoConnectionPool",
+]
+
+# How long disconnect() lets the server take for forgetting our sessions.
+_FAREWELL = 1.0
+
+
+@implementer(IOperationRunner)
+class ConnectionPool:
+    """
+    A MongoDB client.
+
+    Nothing is connected before the first operation.  Operations wait for a
+    suitable server (C{serverSelectionTimeoutMS}), a connection
+    (C{connectTimeoutMS}, C{waitQueueTimeoutMS}) and then for the reply, as
+    long as C{timeoutMS} or C{socketTimeoutMS} allow and the server is seen
+    alive.
+
+    Databases are attributes or items: C{pool.shop}, C{pool["shop"]}.
+
+    @param uri: a connection string, or C{host:port}.
+    @param pool_size: the most connections to each server; without it,
+        C{maxPoolSize}, which is 100 by default.
+    @param ssl_context_factory: replaces the C{tls*} options; it alone then
+        decides what is verified.
+    @param reactor: the reactor to use instead of the global one.
+    @param endpoint_factory: called with reactor, host and port to give the
+        endpoint for each connection (proxies, tunnels, tests).
+    @param kwargs: any URI option by name, which overrides the URI's.
+
+    @raise txmongokit.errors.ConfigurationError: an option is unknown or
+        its value is not allowed.
+    @raise txmongokit.errors.InvalidURI: C{uri} cannot be read.
+    """
+
+    def __init__(
+        self,
+        uri: str = "mongodb://127.0.0.1:27017",
+        pool_size: int | None = None,
+        ssl_context_factory: Any = None,
+        *,
+        reactor: Any = None,
+        endpoint_factory: EndpointFactory | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if pool_size is not None:
+            if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
+                raise ConfigurationError(
+                    f"pool_size={pool_size!r} must be a whole number of at least 1"
+                )
+            kwargs["maxpoolsize"] = pool_size
+        if reactor is None:
+            from twisted.internet import reactor
+        client_options = parse_options(uri, **kwargs)
+        self._uri = uri
+        self._client_options = client_options
+        self._reactor = reactor
+        self._connector = Connector(reactor, client_options, ssl_context_factory, endpoint_factory)
+        self._topology = Topology(reactor, client_options, self._connector, Random())
+        self._sessions = ServerSessionPool(lambda: uuid.uuid4().bytes)
+        self._executor = Executor(reactor, client_options, self._topology, self._sessions)
+        self.options = CommandOptions(
+            codec_options=client_options.codec_options,
+            read_preference=client_options.read_preference,
+            read_concern=client_options.read_concern,
+            write_concern=client_options.write_concern,
+        )
+
+    def __repr__(self) -> str:
+        seeds = ", ".join(f"{host}:{port}" for host, port in self._client_options.seeds)
+        return f"<ConnectionPool {seeds}>"
+
+    def __getitem__(self, name: str) -> Database:
+        return Database(self, name)
+
+    def __getattr__(self, name: str) -> Database:
+        if name.startswith("_"):
+            raise AttributeError(
+                f"ConnectionPool has no attribute {name!r}; for a database of that name "
+                f"write pool[{name!r}]"
+            )
+        return self[name]
+
+    @property
+    def uri(self) -> str:
+        """
+        The connection string as it was given, password included: never log it.
+        """
+        return self._uri
+
+    @property
+    def client_options(self) -> ClientOptions:
+        """
+        The connection string and keyword arguments, parsed.
+        """
+        return self._client_options
+
+    @property
+    def codec_options(self) -> CodecOptions[Any]:
+        """
+        How documents are decoded, where a database does not say otherwise.
+        """
+        return self.options.codec_options
+
+    @property
+    def read_concern(self) -> ReadConcern:
+        """
+        The read concern that databases inherit.
+        """
+        return self.options.read_concern
+
+    @property
+    def write_concern(self) -> WriteConcern:
+        """
+        The write concern that databases inherit.
+        """
+        return self.options.write_concern
+
+    def get_database(self, name: str, **options: Any) -> Database:
+        """
+        A database, with other options than the client's where given.
+        """
+        return Database(self, name, **options)
+
+    def get_default_database(self, default: str | None = None) -> Database:
+        """
+        The database that the connection string names.
+
+        @raise ConfigurationError: it names none and C{default} is C{None}.
+        """
+        name = self._client_options.default_database or default
+        if name is None:
+            raise ConfigurationError(
+                "the connection string names no default database: add /name after the hosts"
+            )
+        return self[name]
+
+    # IOperationRunner
+
+    def run(self, command: Command[Any], session: SessionState | None = None) -> Deferred[Any]:
+        """
+        See L{IOperationRunner.run}.
+        """
+        self._topology.start()
+        return self._executor.run(command, session)
+
+    def start_session(self, **options: Any) -> SessionState:
+        """
+        See L{IOperationRunner.start_session}; users call L{session}.
+        """
+        return self._executor.start_session(**options)
+
+    def end_session(self, session: SessionState) -> None:
+        """
+        See L{IOperationRunner.end_session}.
+        """
+        self._executor.end_session(session)
+
+    def session(
+        self,
+        *,
+        causal_consistency: bool | None = None,
+        snapshot: bool = False,
+        default_transaction_options: Any = None,
+    ) -> ClientSession:
+        """
+        Start an explicit session: for causal consistency and transactions.
+        """
+        state = self.start_session(
+            explicit=True,
+            causal_consistency=causal_consistency,
+            snapshot=snapshot,
+            default_transaction_options=default_transaction_options,
+        )
+        return ClientSession(self, state)
+
+    def disconnect(self) -> Deferred[None]:
+        """
+        End the sessions and close every connection.  Operations under way
+        fail with L{txmongokit.errors.AutoReconnect}; the pool cannot be used
+        again.
+
+        @return: fires when the last connection is closed; never fails.
+        """
+        return Deferred.fromCoroutine(self._disconnect())
+
+    close = disconnect
+
+    async def _disconnect(self) -> None:
+        ids = self._sessions.drain()
+        if ids and self._topology.has_servers:
+            try:
+                await self._executor.run(
+                    EndSessions(ids, replace(self.options, timeout=_FAREWELL))
+                )
+            except PyMongoError:
+                pass  # The server forgets them by itself after a while.
+        self._topology.close()
+        await self._connector.close()
+
+
+class MongoConnection(ConnectionPool):
+    """
+    A client for one server by host and port.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 27017,
+        pool_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        super().__init__(f"mongodb://{shown}:{port}", pool_size, **kwargs)
+
+
+MongoConnectionPool = MongoConnection
+lazyMongoConnection = MongoConnection
+lazyMongoConnectionPool = MongoConnection
