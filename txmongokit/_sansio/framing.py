@@ -1,0 +1,138 @@
+"""
+A stream of bytes, cut into messages.
+
+Every byte is copied a fixed number of times, however the network splits the
+stream, and a message that comes whole and alone is not copied at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import ClassVar
+
+from txmongokit.errors import ProtocolError
+
+__all__ = ["DEFAULT_MAX_LENGTH", "FrameReader"]
+
+DEFAULT_MAX_LENGTH = 48_000_000
+"""What servers accept and send at most, in bytes."""
+
+_SHORTEST = 16
+_LENGTH = Struct("<i")
+
+
+class FrameReader:
+    """
+    Finds the messages in what was received.
+
+    A message that is not complete yet waits in a buffer that grows with
+    what has come, not with what was announced.
+
+    @ivar max_length: the longest message to accept, in bytes; may be changed
+        at any time.
+    """
+
+    __slots__ = ("_buffer", "_chunk", "_later", "_offset", "max_length")
+
+    _new_buffer: ClassVar[type[bytearray]] = bytearray
+
+    def __init__(self, max_length: int = DEFAULT_MAX_LENGTH) -> None:
+        self.max_length = max_length
+        # What is being read, from _offset on, and what came after it.
+        self._chunk = b""
+        self._offset = 0
+        self._later: deque[bytes] = deque()
+        # The beginning of a message whose end has not come.
+        self._buffer: bytearray | None = None
+
+    def feed(self, data: bytes) -> None:
+        """
+        Take what was received.
+        """
+        if self._offset == len(self._chunk):
+            self._chunk = data
+            self._offset = 0
+        else:
+            self._later.append(data)
+
+    def next_frame(self) -> bytes | bytearray | None:
+        """
+        The next whole message.
+
+        @return: the message with its header (a C{bytearray}, never touched
+            again, where it came in pieces), or C{None} until more is fed.
+
+        @raise ProtocolError: as soon as a message announces a length that
+            is less than a header's or more than L{max_length}; and again
+            at every later call.
+        """
+        while True:
+            if self._buffer is not None:
+                frame = self._continue()
+                if frame is not None:
+                    return frame
+            else:
+                chunk, offset = self._chunk, self._offset
+                available = len(chunk) - offset
+                if available >= 4:
+                    length: int = _LENGTH.unpack_from(chunk, offset)[0]
+                    if not _SHORTEST <= length <= self.max_length:
+                        raise self._bad_length(length)
+                    if available >= length:
+                        return self._cut(chunk, offset, length)
+                if available:
+                    self._begin(chunk, offset)
+            if not self._later:
+                return None
+            self._chunk = self._later.popleft()
+            self._offset = 0
+
+    def _cut(self, chunk: bytes, offset: int, length: int) -> bytes:
+        end = offset + length
+        if end == len(chunk):
+            self._chunk = b""
+            self._offset = 0
+            return chunk[offset:] if offset else chunk
+        self._offset = end
+        return chunk[offset:end]
+
+    def _begin(self, chunk: bytes, offset: int) -> None:
+        """Move the rest of the chunk, which is no whole message, aside."""
+        self._buffer = buffer = self._new_buffer()
+        buffer += chunk[offset:] if offset else chunk
+        self._chunk = b""
+        self._offset = 0
+
+    def _continue(self) -> bytearray | None:
+        """Add to the buffer no more than what belongs to its message."""
+        buffer = self._buffer
+        assert buffer is not None
+        while True:
+            have = len(buffer)
+            needed = 4
+            if have >= 4:
+                needed = _LENGTH.unpack_from(buffer)[0]
+                if not _SHORTEST <= needed <= self.max_length:
+                    raise self._bad_length(needed)
+                if have == needed:
+                    self._buffer = None
+                    return buffer
+            chunk, offset = self._chunk, self._offset
+            available = len(chunk) - offset
+            if not available:
+                return None
+            missing = needed - have
+            if available <= missing:
+                buffer += chunk[offset:] if offset else chunk
+                self._chunk = b""
+                self._offset = 0
+            else:
+                buffer += chunk[offset : offset + missing]
+                self._offset = offset + missing
+
+    def _bad_length(self, length: int) -> ProtocolError:
+        return ProtocolError(
+            f"a message announces a length of {length} bytes, where {_SHORTEST} to "
+            f"{self.max_length} are allowed"
+        )

@@ -1,0 +1,338 @@
+"""
+The one place where MongoDB's bytes meet Deferreds.
+
+L{MongoProtocol} is a thin coat over L{txmongokit._sansio.exchange.Exchange}:
+a Deferred for each request, and an end to all of them when the connection
+goes, for whatever reason.  It knows no pool, no session and no BSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txmongokit._sansio.exchange import Exchange, Reply
+from txmongokit._sansio.messages import Sequences
+from txmongokit.errors import AutoReconnect, ProtocolError, PyMongoError
+from txmongokit.types import Address, ConnectionInfo, Document, format_address
+
+__all__ = ["MongoProtocol"]
+
+_UNKNOWN: Address = ("unknown server", None)
+
+
+class MongoProtocol(Protocol):
+    """
+    A client's connection to one MongoDB server.
+
+    Several requests may be on their way at once; the server answers them one
+    after the other.
+
+    @ivar address: the server, for messages; whoever dialled it sets this.
+        Until then it is what the transport knows.
+    @ivar info: what the handshake told, once there has been one.
+    @ivar hello: the handshake's whole reply; empty before.
+    @ivar exchange: the conversation, for its limit and its compressor.
+    @ivar on_lost: called once, when the connection is gone, with the reason.
+    """
+
+    transport: ITCPTransport
+
+    _log = Logger()
+
+    def __init__(self, address: Address | None = None) -> None:
+        self.address: Address = _UNKNOWN if address is None else address
+        self.info: ConnectionInfo | None = None
+        self.hello: Document = {}
+        self.exchange = Exchange()
+        self.on_lost: Callable[[Exception], None] | None = None
+        self._waiting: dict[int, Deferred[bytes]] = {}
+        self._stream: tuple[Deferred[None], Callable[[bytes], None]] | None = None
+        # Why nothing can be sent any more, and whether the transport is gone.
+        self._reason: Exception | None = None
+        self._lost = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.in_flight} in flight"
+        return f"<MongoProtocol {format_address(self.address)} {state}>"
+
+    @property
+    def in_flight(self) -> int:
+        """
+        How many replies are still to come, those that nobody waits for
+        included.
+        """
+        return self.exchange.in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection is open and no reply is to come."""
+        return self._reason is None and not self.exchange.in_flight
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._reason is not None
+
+    def request(
+        self, body: bytes, sequences: Sequences = (), *, compress: bool = True
+    ) -> Deferred[bytes]:
+        """
+        Send a command and wait for its reply.
+
+        @param body: the encoded command with its C{$db}.
+        @param sequences: the command's document sequences (OP_MSG).
+        @param compress: C{False} for commands that must never be compressed.
+
+        @return: fires with the encoded reply.  Fails with L{AutoReconnect}
+            where the connection is or gets closed, with the reason given to
+            L{close} or L{abort}, with L{ProtocolError} where the server
+            broke the protocol, and with
+            L{txmongokit.errors.DocumentTooLarge} before anything is sent.
+            Cancelling stops the wait at once, not the server: its late
+            reply is discarded, and the connection is not L{idle} until then.
+        """
+        if self._reason is not None:
+            return fail(self._closed_error())
+        try:
+            request_id, data = self.exchange.send(body, sequences, compress=compress)
+        except PyMongoError:
+            return fail()
+        waiting = self._expect(request_id)
+        self.transport.write(data)
+        return waiting
+
+    def query(
+        self,
+        namespace: str,
+        body: bytes,
+        *,
+        flags: int = 0,
+        number_to_skip: int = 0,
+        number_to_return: int = -1,
+    ) -> Deferred[bytes]:
+        """
+        Send a legacy query or command, for servers without OP_MSG.
+
+        @param namespace: C{database.collection}, or C{database.$cmd}.
+        @param number_to_return: -1 for one document and no cursor.
+
+        @return: fires with all documents of the reply, encoded one after the
+            other.  A failed query gives a document with C{ok: 0}, as a
+            failed command does.  Fails and is cancelled as L{request}.
+        """
+        if self._reason is not None:
+            return fail(self._closed_error())
+        try:
+            request_id, data = self.exchange.send_query(
+                namespace,
+                body,
+                flags=flags,
+                number_to_skip=number_to_skip,
+                number_to_return=number_to_return,
+            )
+        except PyMongoError:
+            return fail()
+        waiting = self._expect(request_id)
+        self.transport.write(data)
+        return waiting
+
+    def send(self, body: bytes, sequences: Sequences = (), *, compress: bool = True) -> None:
+        """
+        Send a command that the server is not to answer.
+
+        @param body: the encoded command; its write concern must be C{w: 0}.
+
+        @raise AutoReconnect: the connection is closed.
+        @raise DocumentTooLarge: the message is longer than the server takes.
+        """
+        if self._reason is not None:
+            raise self._closed_error()
+        _, data = self.exchange.send(body, sequences, more_to_come=True, compress=compress)
+        self.transport.write(data)
+
+    def stream(
+        self, body: bytes, on_reply: Callable[[bytes], None], *, compress: bool = True
+    ) -> Deferred[None]:
+        """
+        Send a command that the server may answer many times (exhaust).
+
+        The connection must be idle, and nothing else can be sent until the
+        last reply.
+
+        @param on_reply: called with each encoded reply.  If it raises, the
+            connection is aborted, for the server would go on.
+
+        @return: fires after the last reply; fails as L{request} does, and
+            with what C{on_reply} raised.  Cancelling aborts the connection.
+        """
+        if self._reason is not None:
+            return fail(self._closed_error())
+        try:
+            _, data = self.exchange.send(body, exhaust_allowed=True, compress=compress)
+        except PyMongoError:
+            return fail()
+
+        def stop(_: Deferred[None]) -> None:
+            self._stream = None
+            self.abort(self._error("connection closed, because its stream was cancelled"))
+
+        waiting: Deferred[None] = Deferred(stop)
+        self._stream = (waiting, on_reply)
+        self.transport.write(data)
+        return waiting
+
+    def close(self, reason: Exception | None = None) -> None:
+        """
+        Close the connection when what was written is sent.
+
+        Whoever waits fails at once.  Closing twice does nothing.
+
+        @param reason: what the waiting Deferreds fail with.
+        """
+        if self._reason is None:
+            self._shut(reason or self._error("connection closed"))
+            if self.transport is not None:
+                self.transport.loseConnection()
+
+    def abort(self, reason: Exception | None = None) -> None:
+        """
+        Close the connection at once, whatever is still to be written; also
+        after L{close}, where that takes too long.
+
+        @param reason: what the waiting Deferreds fail with.
+        """
+        if self._reason is None:
+            self._shut(reason or self._error("connection aborted"))
+        if self.transport is not None and not self._lost:
+            self.transport.abortConnection()
+
+    # IProtocol.
+
+    def connectionMade(self) -> None:
+        """
+        Have small messages sent at once, and dead peers found out.
+        """
+        transport = self.transport
+        if self.address is _UNKNOWN:
+            peer = transport.getPeer()
+            host = getattr(peer, "host", None)
+            self.address = (
+                (str(peer), None) if host is None else (host, getattr(peer, "port", None))
+            )
+        if ITCPTransport.providedBy(transport):
+            try:
+                transport.setTcpNoDelay(True)
+                transport.setTcpKeepAlive(True)
+            except OSError:
+                # A Unix socket, or one that is gone already.
+                pass
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Give each reply to whoever waits for it.
+        """
+        if self._reason is not None:
+            return
+        try:
+            for reply in self.exchange.receive(data):
+                if self._stream is not None:
+                    self._deliver(reply)
+                    continue
+                waiting = self._waiting.pop(reply.request_id, None)
+                # Someone else may have fired it, and that must not stop us.
+                if waiting is not None and not waiting.called:
+                    waiting.callback(reply.body)
+        except ProtocolError as error:
+            self._violated(error)
+        except Exception as error:
+            self._log.failure("{address}: replies cannot be read", address=self._where())
+            self._violated(error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Fail whatever waits, and tell L{on_lost}.
+        """
+        self._lost = True
+        if self._reason is None:
+            cause = reason.value
+            text = "connection closed"
+            if not isinstance(cause, ConnectionDone):
+                text += f": {str(cause).rstrip('.') or type(cause).__name__}"
+            error = self._error(text)
+            error.__cause__ = cause
+            self._shut(error)
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            assert self._reason is not None
+            try:
+                on_lost(self._reason)
+            except Exception:
+                self._log.failure("{address}: on_lost failed", address=self._where())
+
+    # Inner workings.
+
+    def _expect(self, request_id: int) -> Deferred[bytes]:
+        def forget(_: Deferred[bytes]) -> None:
+            if self._waiting.pop(request_id, None) is not None:
+                self.exchange.abandon(request_id)
+
+        waiting = self._waiting[request_id] = Deferred(forget)
+        return waiting
+
+    def _deliver(self, reply: Reply) -> None:
+        """Hand on one reply of a stream."""
+        assert self._stream is not None
+        waiting, on_reply = self._stream
+        if not reply.more_to_come:
+            self._stream = None
+        try:
+            on_reply(reply.body)
+        except Exception as error:
+            if reply.more_to_come:
+                self.abort(error)
+            elif not waiting.called:
+                waiting.errback(Failure())
+            return
+        if not reply.more_to_come and not waiting.called:
+            waiting.callback(None)
+
+    def _violated(self, cause: Exception) -> None:
+        if self._reason is not None:
+            return
+        error = ProtocolError(f"{self._where()}: {cause}")
+        error.__cause__ = cause
+        self._log.error(
+            "{address}: connection aborted, the server broke the wire protocol: {cause}",
+            address=self._where(),
+            cause=str(cause),
+        )
+        self.abort(error)
+
+    def _shut(self, reason: Exception) -> None:
+        """Refuse new requests and fail the waiting ones, which may try some."""
+        self._reason = reason
+        waiting, self._waiting = self._waiting, {}
+        stream, self._stream = self._stream, None
+        for deferred in waiting.values():
+            if not deferred.called:
+                deferred.errback(reason)
+        if stream is not None and not stream[0].called:
+            stream[0].errback(reason)
+
+    def _where(self) -> str:
+        return format_address(self.address)
+
+    def _error(self, text: str) -> AutoReconnect:
+        return AutoReconnect(f"{self._where()}: {text}")
+
+    def _closed_error(self) -> AutoReconnect:
+        error = self._error("connection closed")
+        error.__cause__ = self._reason
+        return error
