@@ -1,0 +1,211 @@
+"""
+Tests for L{txmongokit._sansio.framing}.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import Any, ClassVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from txmongokit._sansio.framing import DEFAULT_MAX_LENGTH, FrameReader
+from txmongokit.errors import ProtocolError
+
+reproducible = settings(derandomize=True, deadline=None, max_examples=80, database=None)
+
+
+def frame(size: int, fill: bytes = b"x") -> bytes:
+    """A message of C{size} bytes."""
+    return pack("<i", size) + fill * (size - 4)
+
+
+def drain(reader: FrameReader) -> list[bytes]:
+    """All messages that are complete."""
+    return [bytes(found) for found in iter(reader.next_frame, None)]
+
+
+class SplitTests(SynchronousTestCase):
+    """How the network cuts the stream makes no difference."""
+
+    @reproducible
+    @given(st.lists(st.integers(16, 90), max_size=6), st.data())
+    def test_any_split(self, sizes: list[int], data: st.DataObject) -> None:
+        """Any cut of any messages gives the messages, at once when complete."""
+        frames = [frame(size, b"%d" % (index % 10)) for index, size in enumerate(sizes)]
+        stream = b"".join(frames)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+        reader = FrameReader()
+        found: list[bytes] = []
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            reader.feed(stream[start:end])
+            found += drain(reader)
+            complete = [f for i, f in enumerate(frames) if len(b"".join(frames[: i + 1])) <= end]
+            self.assertEqual(found, complete)
+
+    def test_byte_by_byte(self) -> None:
+        """Single bytes make whole messages."""
+        frames = [frame(16), frame(300), frame(17)]
+        reader = FrameReader()
+        found = []
+        for byte in b"".join(frames):
+            reader.feed(bytes([byte]))
+            found += drain(reader)
+        self.assertEqual(found, frames)
+
+    @reproducible
+    @given(st.lists(st.integers(16, 60), max_size=5), st.integers(1, 50))
+    def test_fed_before_it_is_read(self, sizes: list[int], step: int) -> None:
+        """Feeding several times before reading loses and reorders nothing."""
+        frames = [frame(size) for size in sizes]
+        stream = b"".join(frames)
+        reader = FrameReader()
+        for start in range(0, len(stream), step):
+            reader.feed(stream[start : start + step])
+        self.assertEqual(drain(reader), frames)
+
+    def test_nothing(self) -> None:
+        """No bytes make no message."""
+        reader = FrameReader()
+        self.assertIsNone(reader.next_frame())
+        reader.feed(b"")
+        self.assertIsNone(reader.next_frame())
+
+    def test_whole_frame_is_not_copied(self) -> None:
+        """A message that comes whole and alone is the object that was fed."""
+        whole = frame(100)
+        reader = FrameReader()
+        reader.feed(whole)
+        self.assertIs(reader.next_frame(), whole)
+
+    def test_frames_stay_as_they_were(self) -> None:
+        """A message that was gathered is not written to by the next one."""
+        reader = FrameReader()
+        stream = frame(40, b"a") + frame(40, b"b")
+        reader.feed(stream[:30])
+        self.assertIsNone(reader.next_frame())
+        reader.feed(stream[30:70])
+        first = reader.next_frame()
+        reader.feed(stream[70:])
+        self.assertEqual((first, reader.next_frame()), (frame(40, b"a"), frame(40, b"b")))
+
+
+class LengthTests(SynchronousTestCase):
+    """The announced length is checked as soon as it is there."""
+
+    def test_bad_lengths(self) -> None:
+        """Too short, negative or too long is an error, whole or in pieces."""
+        for length in (-(2**31), -1, 0, 15, DEFAULT_MAX_LENGTH + 1, 2**31 - 1):
+            for step in (1, 3, 4):
+                reader = FrameReader()
+                data = pack("<i", length)
+                for start in range(0, 4, step):
+                    self.assertIsNone(reader.next_frame())
+                    reader.feed(data[start : start + step])
+                error = self.assertRaises(ProtocolError, reader.next_frame)
+                self.assertIn(f" {length} bytes", str(error))
+                self.assertIn(f"to {DEFAULT_MAX_LENGTH} are", str(error))
+                self.assertRaises(ProtocolError, reader.next_frame)
+
+    def test_limit_can_change(self) -> None:
+        """The limit in force is the one set last."""
+        reader = FrameReader(max_length=20)
+        reader.feed(frame(20))
+        self.assertEqual(drain(reader), [frame(20)])
+        reader.max_length = 30
+        reader.feed(frame(30))
+        self.assertEqual(drain(reader), [frame(30)])
+        reader.feed(frame(31))
+        self.assertRaises(ProtocolError, reader.next_frame)
+
+    def test_announcing_allocates_nothing(self) -> None:
+        """Memory follows what was received, not what was announced."""
+        reader = CountingReader()
+        reader.feed(pack("<i", DEFAULT_MAX_LENGTH))
+        self.assertIsNone(reader.next_frame())
+        assert reader._buffer is not None
+        self.assertLess(reader._buffer.__alloc__(), 100)
+
+
+class CountingBuffer(bytearray):
+    """Counts what is appended; anything else that copies is refused."""
+
+    appends: ClassVar[int] = 0
+    copied: ClassVar[int] = 0
+
+    def __iadd__(self, data: Any) -> CountingBuffer:  # type: ignore[override]
+        CountingBuffer.appends += 1
+        CountingBuffer.copied += len(data)
+        super().__iadd__(data)
+        return self
+
+    def __getitem__(self, key: Any) -> Any:
+        raise AssertionError("the buffer is sliced")
+
+    def __delitem__(self, key: Any) -> None:
+        raise AssertionError("the buffer is shifted")
+
+
+class CountingBytes(bytes):
+    """Counts the bytes that slicing copies."""
+
+    copied: ClassVar[int] = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        if isinstance(part, bytes):
+            CountingBytes.copied += len(part)
+        return part
+
+
+class CountingReader(FrameReader):
+    """A reader whose buffers count."""
+
+    _new_buffer = CountingBuffer
+
+
+class LinearTests(SynchronousTestCase):
+    """The work is proportional to the bytes and the chunks."""
+
+    def setUp(self) -> None:
+        """Start counting."""
+        CountingBuffer.appends = CountingBuffer.copied = CountingBytes.copied = 0
+
+    def read(self, stream: bytes, step: int) -> tuple[int, int]:
+        """Feed a stream in chunks; the number of chunks and of messages."""
+        reader = CountingReader()
+        chunks = found = 0
+        view = memoryview(stream)
+        for start in range(0, len(stream), step):
+            reader.feed(CountingBytes(view[start : start + step]))
+            chunks += 1
+            while reader.next_frame() is not None:
+                found += 1
+        return chunks, found
+
+    def test_largest_message(self) -> None:
+        """48 MB in chunks of 64 KiB: each byte is copied once."""
+        chunks, found = self.read(frame(DEFAULT_MAX_LENGTH), 65536)
+        self.assertEqual(found, 1)
+        self.assertEqual(CountingBuffer.copied, DEFAULT_MAX_LENGTH)
+        self.assertEqual(CountingBuffer.appends, chunks)
+        self.assertEqual(CountingBytes.copied, 0)
+
+    def test_byte_by_byte(self) -> None:
+        """Single bytes: one append for each, whatever the message's length."""
+        for size in (1000, 50_000):
+            self.setUp()
+            self.assertEqual(self.read(frame(size), 1), (size, 1))
+            self.assertEqual((CountingBuffer.appends, CountingBuffer.copied), (size, size))
+            self.assertEqual(CountingBytes.copied, 0)
+
+    def test_many_small_messages(self) -> None:
+        """Many messages in large chunks: at most two copies of each byte."""
+        stream = frame(50) * 20_000
+        chunks, found = self.read(stream, 65536)
+        self.assertEqual(found, 20_000)
+        self.assertLessEqual(CountingBuffer.appends, 2 * chunks)
+        self.assertLessEqual(CountingBuffer.copied, 50 * chunks)
+        self.assertLessEqual(CountingBytes.copied, 2 * len(stream))
