@@ -1,0 +1,158 @@
+"""
+Batches: what goes into one destination transaction, regrouped into few
+commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+from txmongokit.replicator.statements import Operation
+
+__all__ = ["Batch", "WriteGroup"]
+
+
+@dataclass(slots=True)
+class WriteGroup:
+    """
+    Statements for one write command, or several in a row where a message
+    cannot hold them all.
+
+    @ivar kind: C{update} or C{delete}.
+    @ivar upserts: how many of the statements are upserts.
+    @ivar size: bytes of all statements.
+    """
+
+    namespace: str
+    kind: str
+    statements: list[bytes] = field(default_factory=list)
+    upserts: int = 0
+    size: int = 0
+
+    @property
+    def plain_updates(self) -> int:
+        """
+        How many statements are updates that need their document to exist.
+        """
+        return len(self.statements) - self.upserts if self.kind == "update" else 0
+
+    def append(self, operation: Operation) -> None:
+        """
+        Put an operation after those that are here.
+        """
+        self.statements.append(operation.statement)
+        self.upserts += operation.upsert
+        self.size += operation.size
+
+
+class Batch:
+    """
+    Operations in the source's order, and the position that they end at.
+
+    @param max_operations: the number at which the batch is full.
+    @param max_bytes: the bytes of statements at which it is full.
+    @ivar bytes: bytes of all statements.
+    @ivar position: of the last entry that L{reach} was told; 0 for none.
+    @ivar term: that entry's election term.
+    """
+
+    def __init__(self, max_operations: int = 500, max_bytes: int = 8 * 1024 * 1024) -> None:
+        self.bytes = 0
+        self.position = 0
+        self.term = -1
+        self._max_operations = max_operations
+        self._max_bytes = max_bytes
+        self._operations: dict[str, list[Operation]] = {}
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """
+        How many operations are here.
+        """
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """
+        Whether it should be written before more is added.
+        """
+        return self._count >= self._max_operations or self.bytes >= self._max_bytes
+
+    @property
+    def namespaces(self) -> list[str]:
+        """
+        The destination's namespaces that are written to, each once, in order of
+        appearance.
+        """
+        return list(self._operations)
+
+    def reach(self, position: int, term: int) -> None:
+        """
+        Everything up to and with this entry is here.
+        """
+        self.position = position
+        self.term = term
+
+    def add(self, operation: Operation) -> None:
+        """
+        Put an operation after those that are here.
+        """
+        namespace = operation.namespace
+        known = self._operations.get(namespace)
+        if known is None:
+            self._operations[namespace] = [operation]
+        else:
+            known.append(operation)
+        self._count += 1
+        self.bytes += operation.size
+
+    def add_all(self, operations: Sequence[Operation]) -> None:
+        """
+        Add a source transaction's operations: whole, however many.
+        """
+        for operation in operations:
+            self.add(operation)
+
+    def groups(self, strict: Callable[[str], bool]) -> list[WriteGroup]:
+        """
+        The commands to write, in their order.
+
+        @param strict: whether a namespace's operations must keep the source's
+            order among all its documents, rather than for each document.
+        """
+        groups: list[WriteGroup] = []
+        for namespace, operations in self._operations.items():
+            plan = _in_order if strict(namespace) else _in_phases
+            groups.extend(plan(namespace, operations))
+        return groups
+
+
+def _in_order(namespace: str, operations: list[Operation]) -> list[WriteGroup]:
+    groups: list[WriteGroup] = []
+    for operation in operations:
+        kind = "delete" if operation.kind == "d" else "update"
+        if not groups or groups[-1].kind != kind:
+            groups.append(WriteGroup(namespace, kind))
+        groups[-1].append(operation)
+    return groups
+
+
+def _in_phases(namespace: str, operations: list[Operation]) -> list[WriteGroup]:
+    # Groups 0, 2, 4.. are updates and 1, 3, 5.. deletes.  An operation goes to
+    # the first group of its kind that is not before its document's last one.
+    groups: list[WriteGroup] = []
+    last: dict[Hashable, int] = {}
+    known = last.get
+    for operation in operations:
+        key = operation.key
+        is_delete = operation.kind == "d"
+        at = known(key, 0)
+        if at & 1 != is_delete:
+            at += 1
+        last[key] = at
+        while at >= len(groups):
+            groups.append(WriteGroup(namespace, "delete" if len(groups) & 1 else "update"))
+        groups[at].append(operation)
+    return [group for group in groups if group.statements]

@@ -1,0 +1,323 @@
+"""
+Statements: what an oplog entry is as an element of an C{update} or C{delete}
+command, put together from raw BSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from struct import Struct
+from typing import TypeAlias
+
+from txmongokit.rawbson import elements, find_element, values_equal_key, wrap
+from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
+
+__all__ = ["Dialect", "Operation"]
+
+_INT32 = Struct("<i")
+_pack = _INT32.pack
+
+_Value: TypeAlias = tuple[int, bytes]
+"""A BSON type and a value's bytes."""
+
+_UPSERT = b"\x08upsert\0\x01\0"
+_LIMIT_ONE = b"\x10limit\0\x01\0\0\0\0"
+_DOLLAR = 0x24
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """
+    What the destination understands.
+
+    @ivar apply_oplog_update: C{$_internalApplyOplogUpdate} as a pipeline
+        stage: 6.0 and later, where a probe has shown that it is accepted.
+    @ivar dollar_names: names that begin with C{$} at the top of a document:
+        5.0 and later.
+    """
+
+    apply_oplog_update: bool = False
+    dollar_names: bool = True
+
+    @classmethod
+    def for_server(cls, version: tuple[int, ...], *, probed: bool) -> Dialect:
+        """
+        The dialect of a server.
+
+        @param version: as C{buildInfo} has it in C{versionArray}.
+        @param probed: whether it accepted C{$_internalApplyOplogUpdate}.
+        """
+        return cls(probed and version >= (6, 0), version >= (5, 0))
+
+
+class Operation:
+    """
+    One write to one document.
+
+    @ivar kind: C{i}, C{u} or C{d}.
+    @ivar namespace: in the destination.
+    @ivar id_element: the whole C{_id} element, raw.
+    @ivar key: equal for what MongoDB regards as the same C{_id}.
+    @ivar statement: the element of an update or delete command, raw.
+    @ivar upsert: whether the statement is an upsert.
+    @ivar size: bytes of the statement.
+    """
+
+    __slots__ = ("id_element", "key", "kind", "namespace", "size", "statement", "upsert")
+
+    kind: str
+    namespace: str
+    id_element: bytes
+    key: Hashable
+    statement: bytes
+    upsert: bool
+    size: int
+
+    @classmethod
+    def from_entry(cls, entry: OplogEntry, namespace: str, dialect: Dialect) -> Operation:
+        """
+        The write that an entry stands for.
+
+        @param namespace: where the destination has the entry's collection.
+
+        @raise UnsupportedEntry: the entry's form is unknown, or the
+            destination cannot express it.
+        @raise bson.errors.InvalidBSON: its document is malformed.
+        """
+        kind, o = entry.op, entry.o
+        source = o
+        if kind == "u":
+            if entry.o2 is None:
+                raise _unsupported(entry, "does not say which document to update")
+            source = entry.o2
+        found = find_element(source, b"_id")
+        if found is None:
+            raise _unsupported(entry, "has no _id")
+        id_kind, _, start, value, end = found
+        operation = cls()
+        operation.kind = kind
+        operation.namespace = namespace
+        operation.id_element = id_element = source[start:end]
+        operation.key = values_equal_key(id_kind, source[value:end])
+        if id_kind == 0x0B or (id_kind == 0x03 and source[value + 5] == _DOLLAR):
+            # Such an _id would be read as a condition of its own.
+            equal = bytes((id_kind,)) + b"$eq\0" + source[value:end]
+            id_element = b"\x03_id\0" + wrap(equal)
+        q = b"\x03q\0" + _pack(len(id_element) + 5) + id_element + b"\0"
+        operation.upsert = False
+        if kind == "i":
+            body = q + _replacement(entry, dialect) + _UPSERT
+            operation.upsert = True
+        elif kind == "u":
+            body = q + _update(entry, dialect) + b"\0"
+        elif kind == "d":
+            body = q + _LIMIT_ONE
+        else:
+            raise _unsupported(entry, "is no write to a document")
+        operation.size = size = len(body) + 4
+        operation.statement = _pack(size) + body
+        return operation
+
+
+def _unsupported(entry: OplogEntry, problem: str) -> UnsupportedEntry:
+    return UnsupportedEntry(
+        f"the entry of type {entry.op!r} for {entry.ns} at "
+        f"{entry.ts >> 32}.{entry.ts & 0xFFFFFFFF} {problem}"
+    )
+
+
+def _replacement(entry: OplogEntry, dialect: Dialect) -> bytes:
+    """The C{u} of a statement that replaces the whole document."""
+    o = entry.o
+    if not dialect.dollar_names and b"$" in o:
+        if any(name.startswith(b"$") for _, name, _, _, _ in elements(o)):
+            raise _unsupported(
+                entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
+            )
+    if o[5] == _DOLLAR:
+        # With such a name at its beginning it would be read as operators.
+        return _pipeline(_document(("$replaceWith", _literal((0x03, o)))))
+    return b"\x03u\0" + o
+
+
+def _update(entry: OplogEntry, dialect: Dialect) -> bytes:
+    """The C{u} of an update's statement."""
+    o = entry.o
+    if o[5] != _DOLLAR:
+        return _replacement(entry, dialect)
+    version = find_element(o, b"$v")
+    if version is None or _integer(o, version[0], version[3]) == 1:
+        rest = []
+        for _, name, start, _, end in elements(o):
+            if name in (b"$set", b"$unset"):
+                rest.append(o[start:end])
+            elif name != b"$v":
+                raise _unsupported(entry, "has an update operator that is not known")
+        return b"\x03u\0" + wrap(*rest)
+    if _integer(o, version[0], version[3]) != 2:
+        raise _unsupported(entry, "has an update format that is not known")
+    diff = find_element(o, b"diff")
+    if diff is None or diff[0] != 0x03:
+        raise _unsupported(entry, "has no diff")
+    if dialect.apply_oplog_update:
+        inner = _document(("oplogUpdate", (0x03, o)))
+        return _pipeline(_document(("$_internalApplyOplogUpdate", inner)))
+    new = _patched_object(entry, _string("$$ROOT"), o[diff[3] : diff[4]], 0)
+    return _pipeline(_document(("$replaceWith", new)))
+
+
+def _integer(data: bytes, kind: int, at: int) -> int:
+    if kind == 0x01:
+        return int(Struct("<d").unpack_from(data, at)[0])
+    return int(_INT32.unpack_from(data, at)[0]) if kind in (0x10, 0x12) else -1
+
+
+# The pipeline below rebuilds a document from its names and values as arrays:
+# that keeps their order and is indifferent to names that have '.' or '$'.
+
+
+def _element(name: str | bytes, value: _Value) -> bytes:
+    raw = name.encode() if isinstance(name, str) else name
+    return bytes((value[0],)) + raw + b"\0" + value[1]
+
+
+def _document(*fields: tuple[str, _Value]) -> _Value:
+    return 0x03, wrap(*(_element(name, value) for name, value in fields))
+
+
+def _array(*values: _Value) -> _Value:
+    return 0x04, wrap(*(_element(str(i), value) for i, value in enumerate(values)))
+
+
+def _string(text: str | bytes) -> _Value:
+    raw = text.encode() if isinstance(text, str) else text
+    return 0x02, _pack(len(raw) + 1) + raw + b"\0"
+
+
+def _int(number: int) -> _Value:
+    return 0x10, _pack(number)
+
+
+def _literal(value: _Value) -> _Value:
+    return _document(("$literal", value))
+
+
+def _call(operator: str, *arguments: _Value) -> _Value:
+    return _document((operator, _array(*arguments)))
+
+
+def _pipeline(stage: _Value) -> bytes:
+    return _element("u", _array(stage))
+
+
+_NULL: _Value = (0x0A, b"")
+
+
+def _is_named(field: str, name: bytes) -> _Value:
+    # Comparing bytes, as strings compare by the collection's collation.
+    key = _string(f"$${field}.k")
+    return _call(
+        "$and",
+        _call("$eq", _call("$strLenBytes", key), _int(len(name))),
+        _call("$eq", _call("$indexOfBytes", key, _literal(_string(name))), _int(0)),
+    )
+
+
+def _switch(branches: list[tuple[_Value, _Value]], default: _Value) -> _Value:
+    if not branches:
+        return default
+    cases = [_document(("case", case), ("then", then)) for case, then in branches]
+    return _document(
+        ("$switch", _document(("branches", _array(*cases)), ("default", default)))
+    )
+
+
+def _patched(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:
+    """An expression for a nested value after its diff; null where it is of another shape."""
+    marker = find_element(diff, b"a")
+    if marker is not None and marker[0] == 0x08:
+        is_shape = _call("$isArray", current)
+        new = _patched_array(entry, current, diff, depth)
+    else:
+        is_shape = _call("$eq", _call("$type", current), _string("object"))
+        new = _patched_object(entry, current, diff, depth)
+    return _call("$cond", is_shape, new, _literal(_NULL))
+
+
+def _patched_object(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:
+    field = f"f{depth}"
+    gone: list[_Value] = []
+    added: list[_Value] = []
+    changed: list[tuple[_Value, _Value]] = []
+    for kind, name, _, at, end in elements(diff):
+        if name in (b"d", b"i", b"u") and kind == 0x03:
+            for each, inner, _, value, value_end in elements(diff, at):
+                if name == b"u":
+                    new = _literal((each, diff[value:value_end]))
+                    changed.append((_is_named(field, inner), new))
+                    continue
+                # What is inserted moves to the end if it is there already.
+                gone.append(_is_named(field, inner))
+                if name == b"i":
+                    new = _literal((each, diff[value:value_end]))
+                    added.append(_document(("k", _literal(_string(inner))), ("v", new)))
+        elif name[:1] == b"s" and kind == 0x03:
+            new = _patched(entry, _string(f"$${field}.v"), diff[at:end], depth + 1)
+            changed.append((_is_named(field, name[1:]), new))
+        else:
+            raise _unsupported(entry, "has a diff of a form that is not known")
+    fields = _call("$objectToArray", current)
+    if gone:
+        kept = _call("$not", _call("$or", *gone))
+        fields = _document(
+            ("$filter", _document(("input", fields), ("as", _string(field)), ("cond", kept)))
+        )
+    if changed:
+        value = _switch(changed, _string(f"$${field}.v"))
+        pair = _document(("k", _string(f"$${field}.k")), ("v", value))
+        fields = _document(
+            ("$map", _document(("input", fields), ("as", _string(field)), ("in", pair)))
+        )
+    if added:
+        fields = _call("$concatArrays", fields, _array(*added))
+    # In a list of its own: the operator would take a bare array for its arguments.
+    return _call("$arrayToObject", fields)
+
+
+def _patched_array(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:
+    index, item = f"i{depth}", f"e{depth}"
+    length: int | None = None
+    longest = 0
+    branches: list[tuple[_Value, _Value]] = []
+    at_index = _call("$arrayElemAt", current, _string(f"$${index}"))
+    for kind, name, _, at, end in elements(diff):
+        if name == b"a":
+            continue
+        if name == b"l":
+            length = _integer(diff, kind, at)
+            continue
+        if name[:1] not in (b"u", b"s") or not name[1:].isdigit():
+            raise _unsupported(entry, "has an array diff of a form that is not known")
+        position = int(name[1:])
+        if name[:1] == b"u":
+            new = _literal((kind, diff[at:end]))
+        else:
+            inner = _patched(entry, _string(f"$${item}"), diff[at:end], depth + 1)
+            new = _document(
+                ("$let", _document(("vars", _document((item, at_index))), ("in", inner)))
+            )
+        longest = max(longest, position + 1)
+        branches.append((_call("$eq", _string(f"$${index}"), _int(position)), new))
+    size = _call("$max", _call("$size", current), _int(longest))
+    size = size if length is None else _int(length)
+    return _document(
+        (
+            "$map",
+            _document(
+                ("input", _call("$range", _int(0), size)),
+                ("as", _string(index)),
+                ("in", _switch(branches, at_index)),
+            ),
+        )
+    )
