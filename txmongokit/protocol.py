@@ -19,12 +19,15 @@ from twisted.python.failure import Failure
 
 from txmongokit._sansio.exchange import Exchange, Reply
 from txmongokit._sansio.messages import Sequences
-from txmongokit.errors import AutoReconnect, ProtocolError, PyMongoError
+from txmongokit.errors import AutoReconnect, DocumentTooLarge, ProtocolError, PyMongoError
 from txmongokit.types import Address, ConnectionInfo, Document, format_address
 
 __all__ = ["MongoProtocol"]
 
 _UNKNOWN: Address = ("unknown server", None)
+
+# DocumentTooLarge is one of bson's errors, not one of PyMongo's.
+_UNSENDABLE = (PyMongoError, DocumentTooLarge)
 
 
 class MongoProtocol(Protocol):
@@ -102,7 +105,7 @@ class MongoProtocol(Protocol):
             return fail(self._closed_error())
         try:
             request_id, data = self.exchange.send(body, sequences, compress=compress)
-        except PyMongoError:
+        except _UNSENDABLE:
             return fail()
         waiting = self._expect(request_id)
         self.transport.write(data)
@@ -137,7 +140,7 @@ class MongoProtocol(Protocol):
                 number_to_skip=number_to_skip,
                 number_to_return=number_to_return,
             )
-        except PyMongoError:
+        except _UNSENDABLE:
             return fail()
         waiting = self._expect(request_id)
         self.transport.write(data)
@@ -176,7 +179,7 @@ class MongoProtocol(Protocol):
             return fail(self._closed_error())
         try:
             _, data = self.exchange.send(body, exhaust_allowed=True, compress=compress)
-        except PyMongoError:
+        except _UNSENDABLE:
             return fail()
 
         def stop(_: Deferred[None]) -> None:
