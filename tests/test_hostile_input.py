@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import zlib
 from struct import pack, pack_into
+from typing import cast
 
 import bson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._sansio import messages as m
@@ -64,8 +65,9 @@ class HostileInputTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Collect what is logged."""
         self.events: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def check(self, data: bytes, cause: str) -> None:
         """

@@ -58,6 +58,18 @@ class TCPTransport(StringTransport):
         """Note the option."""
         self.options.append(("keep alive", enabled))
 
+    def getTcpNoDelay(self) -> bool:
+        """Whether small messages are sent at once."""
+        return ("no delay", True) in self.options
+
+    def getTcpKeepAlive(self) -> bool:
+        """Whether dead peers are found out."""
+        return ("keep alive", True) in self.options
+
+    def loseWriteConnection(self) -> None:
+        """Close one direction: the same as both, here."""
+        self.loseConnection()
+
 
 class ScriptedServer:
     """
@@ -73,7 +85,10 @@ class ScriptedServer:
         """The messages that have come since the last call."""
         self._reader.feed(self.transport.value())
         self.transport.clear()
-        return [m.decode(frame) for frame in iter(self._reader.next_frame, None)]
+        messages = []
+        while (frame := self._reader.next_frame()) is not None:
+            messages.append(m.decode(frame))
+        return messages
 
     def answer(self, *request_ids: int) -> None:
         """Answer some requests, all in one piece."""
@@ -357,14 +372,14 @@ class StreamTests(ConnectedTestCase):
 
     def test_raising_consumer(self) -> None:
         """A consumer that raises fails the stream and aborts the connection."""
-        stream = self.protocol.stream(PING, lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
+        stream = self.protocol.stream(PING, lambda _: 1 / 0)  # type: ignore[arg-type]
         self.server.write(m.encode(m.OpMsg(PING, (), m.MORE_TO_COME), 77, 1))
         self.failed_with(stream, ZeroDivisionError)
         self.assertTrue(self.transport.disconnected)
 
     def test_raising_at_the_last_reply(self) -> None:
         """At the last reply, raising fails the stream alone."""
-        stream = self.protocol.stream(PING, lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
+        stream = self.protocol.stream(PING, lambda _: 1 / 0)  # type: ignore[arg-type]
         self.server.answer(1)
         self.failed_with(stream, ZeroDivisionError)
         self.assertTrue(self.protocol.idle)

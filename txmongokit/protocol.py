@@ -57,9 +57,9 @@ class MongoProtocol(Protocol):
         self.on_lost: Callable[[Exception], None] | None = None
         self._waiting: dict[int, Deferred[bytes]] = {}
         self._stream: tuple[Deferred[None], Callable[[bytes], None]] | None = None
-        # Why nothing can be sent any more, and whether the transport is gone.
+        # Why nothing can be sent any more, and whether there is a transport.
         self._reason: Exception | None = None
-        self._lost = False
+        self._connected = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.in_flight} in flight"
@@ -201,7 +201,7 @@ class MongoProtocol(Protocol):
         """
         if self._reason is None:
             self._shut(reason or self._error("connection closed"))
-            if self.transport is not None:
+            if self._connected:
                 self.transport.loseConnection()
 
     def abort(self, reason: Exception | None = None) -> None:
@@ -213,7 +213,7 @@ class MongoProtocol(Protocol):
         """
         if self._reason is None:
             self._shut(reason or self._error("connection aborted"))
-        if self.transport is not None and not self._lost:
+        if self._connected:
             self.transport.abortConnection()
 
     # IProtocol.
@@ -222,6 +222,7 @@ class MongoProtocol(Protocol):
         """
         Have small messages sent at once, and dead peers found out.
         """
+        self._connected = True
         transport = self.transport
         if self.address is _UNKNOWN:
             peer = transport.getPeer()
@@ -262,7 +263,7 @@ class MongoProtocol(Protocol):
         """
         Fail whatever waits, and tell L{on_lost}.
         """
-        self._lost = True
+        self._connected = False
         if self._reason is None:
             cause = reason.value
             text = "connection closed"

@@ -109,7 +109,13 @@ class HostileTests(SynchronousTestCase):
             produced: list[int] = []
             inflate = compression._INFLATE[name]
 
-            def counting(module: Any, data: bytes, size: int, inflate: Any = inflate) -> bytes:
+            def counting(
+                module: Any,
+                data: bytes,
+                size: int,
+                inflate: Any = inflate,
+                produced: list[int] = produced,
+            ) -> bytes:
                 result: bytes = inflate(module, data, size)
                 produced.append(len(result))
                 return result

@@ -43,7 +43,7 @@ class SendTests(SynchronousTestCase):
         """Numbers grow, wrap to 1, and pass over those in use."""
         exchange = Exchange()
         self.assertEqual([exchange.send(PING)[0] for _ in range(3)], [1, 2, 3])
-        self.assertEqual(list(exchange.receive(answer(1)))[0].request_id, 1)
+        self.assertEqual(next(exchange.receive(answer(1))).request_id, 1)
         exchange._last_id = 2**31 - 2
         self.assertEqual([exchange.send(PING)[0] for _ in range(3)], [2**31 - 1, 1, 4])
 

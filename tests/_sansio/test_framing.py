@@ -5,7 +5,7 @@ Tests for L{txmongokit._sansio.framing}.
 from __future__ import annotations
 
 from struct import pack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,7 +135,7 @@ class CountingBuffer(bytearray):
     appends: ClassVar[int] = 0
     copied: ClassVar[int] = 0
 
-    def __iadd__(self, data: Any) -> CountingBuffer:  # type: ignore[override]
+    def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]
         CountingBuffer.appends += 1
         CountingBuffer.copied += len(data)
         super().__iadd__(data)

@@ -13,8 +13,7 @@ the server manual's page on the legacy opcodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from struct import Struct
-from struct import error as StructError
+from struct import Struct, error
 from typing import NamedTuple, TypeAlias
 
 from txmongokit.errors import DocumentTooLarge, InvalidName, ProtocolError
@@ -371,7 +370,7 @@ def decode_header(frame: Frame) -> Header:
     """
     try:
         return Header._make(_HEADER.unpack_from(frame))
-    except StructError:
+    except error:
         raise ProtocolError(f"a message of {len(frame)} bytes has no room for its header") from None
 
 
