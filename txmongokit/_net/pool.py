@@ -316,7 +316,7 @@ class Pool:
                 self._lost(connection)
 
             protocol.on_lost = lost
-            if self._closed or generation != self.generation:
+            if self._closed or protocol.closed or generation != self.generation:
                 self._discard(connection)
             else:
                 self._offer(connection)

@@ -5,7 +5,7 @@ commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from txmongokit.replicator.statements import Operation
@@ -87,6 +87,13 @@ class Batch:
         appearance.
         """
         return list(self._operations)
+
+    def operations(self) -> Iterator[Operation]:
+        """
+        All of them, each namespace's in the source's order.
+        """
+        for operations in self._operations.values():
+            yield from operations
 
     def reach(self, position: int, term: int) -> None:
         """

@@ -57,6 +57,7 @@ class Operation:
 
     @ivar kind: C{i}, C{u} or C{d}.
     @ivar namespace: in the destination.
+    @ivar document: what the entry carries as C{o}, raw.
     @ivar id_element: the whole C{_id} element, raw.
     @ivar key: equal for what MongoDB regards as the same C{_id}.
     @ivar statement: the element of an update or delete command, raw.
@@ -64,8 +65,18 @@ class Operation:
     @ivar size: bytes of the statement.
     """
 
-    __slots__ = ("id_element", "key", "kind", "namespace", "size", "statement", "upsert")
+    __slots__ = (
+        "document",
+        "id_element",
+        "key",
+        "kind",
+        "namespace",
+        "size",
+        "statement",
+        "upsert",
+    )
 
+    document: bytes
     kind: str
     namespace: str
     id_element: bytes
@@ -98,6 +109,7 @@ class Operation:
         operation = cls()
         operation.kind = kind
         operation.namespace = namespace
+        operation.document = o
         operation.id_element = id_element = source[start:end]
         operation.key = values_equal_key(id_kind, source[value:end])
         if id_kind == 0x0B or (id_kind == 0x03 and source[value + 5] == _DOLLAR):

@@ -1,0 +1,250 @@
+"""
+How far the replication has come: one document in the destination.
+
+It is written in the transaction that writes the operations, with a filter on
+the C{seq} before it.  So a batch that is repeated, one that is left out, or
+a second replicator on the same destination finds another C{seq} there and
+cannot pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import bson
+from bson.int64 import Int64
+from pymongo import ReturnDocument
+from pymongo.write_concern import WriteConcern
+
+from txmongokit.collection import Collection
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import DuplicateKeyError, OperationFailure
+from txmongokit.replicator.entries import from_timestamp, timestamp
+from txmongokit.sessions import ClientSession
+
+__all__ = ["Checkpoint", "CheckpointStore", "FencedError"]
+
+DATABASE = "txmongokit"
+COLLECTION = "mongosync"
+
+
+class FencedError(Exception):
+    """
+    The checkpoint is not where this replicator left it: another one has
+    taken over.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """
+    A position, and what it took to get there.
+
+    @ivar seq: counts the writes of the checkpoint itself.
+    @ivar position: of the last entry that is fully applied (seconds in the
+        upper, increment in the lower 32 bits).
+    @ivar term: the source's election term of that entry.
+    @ivar count: operations applied since the first start.
+    @ivar missing: updates whose document the destination did not have.
+    @ivar window_end: entries up to here may update documents that are
+        missing, because the first start began in the past.
+    @ivar intent: position of the DDL entry that may have been executed
+        although the checkpoint is still before it.
+    """
+
+    seq: int
+    position: int
+    term: int
+    count: int = 0
+    missing: int = 0
+    window_end: int = 0
+    intent: int | None = None
+
+    def advanced(
+        self, position: int, term: int, *, count: int = 0, missing: int = 0
+    ) -> Checkpoint:
+        """
+        The checkpoint after the entries up to C{position}.
+        """
+        return replace(
+            self,
+            seq=self.seq + 1,
+            position=position,
+            term=term,
+            count=self.count + count,
+            missing=self.missing + missing,
+            intent=None,
+        )
+
+    def intending(self, position: int) -> Checkpoint:
+        """
+        The checkpoint before a DDL entry is executed.
+        """
+        return replace(self, seq=self.seq + 1, intent=position)
+
+    def fields(self) -> dict[str, Any]:
+        """
+        As stored.
+        """
+        return {
+            "seq": Int64(self.seq),
+            "ts": timestamp(self.position),
+            "t": Int64(self.term),
+            "count": Int64(self.count),
+            "missing": Int64(self.missing),
+            "window_end": timestamp(self.window_end),
+            "intent": None if self.intent is None else timestamp(self.intent),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Checkpoint:
+        """
+        From what is stored.
+        """
+        intent = document.get("intent")
+        return cls(
+            seq=int(document["seq"]),
+            position=from_timestamp(document["ts"]),
+            term=int(document["t"]),
+            count=int(document["count"]),
+            missing=int(document["missing"]),
+            window_end=from_timestamp(document["window_end"]),
+            intent=None if intent is None else from_timestamp(intent),
+        )
+
+
+class CheckpointStore:
+    """
+    The checkpoint document of one replication.
+
+    @param key: its C{_id}: the source, the selection and the renames.
+    @param about: what the key stands for, stored for people to read.
+    """
+
+    def __init__(self, pool: ConnectionPool, key: str, about: Mapping[str, Any]) -> None:
+        self.key = key
+        self._about = dict(about)
+        self._pool = pool
+        self._collection: Collection[dict[str, Any]] = pool.get_database(
+            DATABASE, write_concern=WriteConcern("majority")
+        )[COLLECTION]
+
+    @property
+    def namespace(self) -> str:
+        """
+        Where the document is.
+        """
+        return f"{DATABASE}.{COLLECTION}"
+
+    async def load(self) -> Checkpoint | None:
+        """
+        What an earlier run has left, or C{None}.
+        """
+        document = await self._collection.find_one({"_id": self.key})
+        return None if document is None else Checkpoint.from_document(document)
+
+    async def source_identity(self) -> Any:
+        """
+        The identity of the source that the stored checkpoint belongs to.
+        """
+        document = await self._collection.find_one({"_id": self.key})
+        return None if document is None else document.get("source")
+
+    async def create(self, checkpoint: Checkpoint, session: ClientSession) -> None:
+        """
+        Store the first checkpoint of a replication.
+
+        @raise FencedError: somebody else just did.
+        """
+        try:
+            await self._collection.insert_one(
+                {
+                    "_id": self.key,
+                    **self._about,
+                    **checkpoint.fields(),
+                    "owner": dict(session.session_id),
+                    "started": datetime.now(UTC),
+                }
+            )
+        except DuplicateKeyError as error:
+            raise FencedError(
+                "another replicator started on this destination at the same moment: "
+                "keep one of them"
+            ) from error
+
+    async def take_over(
+        self, session: ClientSession, position: Checkpoint | None = None
+    ) -> Checkpoint:
+        """
+        Make this process the only one that can move the checkpoint.
+
+        What an earlier one has left in an open transaction is aborted, what
+        it is committing is waited for.
+
+        @param position: move there instead of going on where it stands.
+        """
+        document = await self._collection.find_one({"_id": self.key})
+        if document is not None and document.get("owner") is not None:
+            await self._abort_transactions_of(document["owner"])
+        change: dict[str, Any] = {
+            "$inc": {"seq": Int64(1)},
+            "$set": {"owner": dict(session.session_id), "taken": datetime.now(UTC)},
+        }
+        if position is not None:
+            fields = position.fields()
+            del fields["seq"]
+            change["$set"].update(fields)
+        taken = await self._collection.find_one_and_update(
+            {"_id": self.key}, change, return_document=ReturnDocument.AFTER
+        )
+        if taken is None:
+            raise FencedError(f"the checkpoint in {self.namespace} was deleted while starting")
+        return Checkpoint.from_document(taken)
+
+    async def _abort_transactions_of(self, owner: Mapping[str, Any]) -> None:
+        try:
+            await self._pool["admin"].command({"killSessions": [{"id": owner["id"]}]})
+        except OperationFailure:
+            # Without the privilege, the server ends them after
+            # transactionLifetimeLimitSeconds.
+            pass
+
+    def statement(self, current: Checkpoint, following: Checkpoint) -> bytes:
+        """
+        The update statement that moves the checkpoint, if it is where
+        C{current} says.
+        """
+        return bson.encode(
+            {
+                "q": {"_id": self.key, "seq": Int64(current.seq)},
+                "u": {"$set": following.fields()},
+            }
+        )
+
+    async def move(
+        self, current: Checkpoint, following: Checkpoint, session: ClientSession | None = None
+    ) -> None:
+        """
+        Move the checkpoint, within the session's transaction where there is
+        one.
+
+        @raise FencedError: it is not where C{current} says.
+        """
+        reply = await self._collection.raw_write(
+            "update", [self.statement(current, following)], session=session
+        )
+        if reply["n"] != 1:
+            raise FencedError(
+                f"the checkpoint in {self.namespace} has moved: another replicator has taken "
+                "over this destination, and this one stops"
+            )
+
+    async def settle(self, following: Checkpoint) -> bool:
+        """
+        Whether a commit of unknown outcome did happen.
+        """
+        stored = await self.load()
+        return stored is not None and stored.seq == following.seq

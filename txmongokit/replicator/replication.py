@@ -1,0 +1,202 @@
+"""
+The replication itself: entries in, batches out, in the source's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from txmongokit.replicator.batch import Batch
+from txmongokit.replicator.checkpoint import Checkpoint
+from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry, parse_entry
+from txmongokit.replicator.schema import SchemaWriter
+from txmongokit.replicator.selection import Selection
+from txmongokit.replicator.statements import Dialect, Operation
+from txmongokit.replicator.tailer import Tailer
+from txmongokit.replicator.transactions import source_transaction
+from txmongokit.replicator.writers import BatchWriter
+
+__all__ = ["Progress", "Replication"]
+
+# An entry that changes nothing here moves the checkpoint too, but no more
+# often than this (seconds).
+_IDLE_ADVANCE = 5.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    What a running replication has done since it started.
+
+    @ivar applied: operations that are in the destination.
+    @ivar skipped: entries that the selection leaves out.
+    @ivar position: of the last entry that is applied.
+    @ivar read: of the last entry that was read.
+    """
+
+    applied: int = 0
+    skipped: int = 0
+    commands: int = 0
+    position: int = 0
+    read: int = 0
+    missing: int = 0
+
+
+class Replication:
+    """
+    Reads from a tailer, writes to a writer, one batch at a time while the
+    next is prepared.
+
+    @param saved: called with each checkpoint that the destination has.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        tailer: Tailer,
+        writer: BatchWriter,
+        schema: SchemaWriter,
+        selection: Selection,
+        dialect: Dialect,
+        checkpoint: Checkpoint,
+        *,
+        saved: Callable[[Checkpoint], None],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.progress = Progress(position=checkpoint.position)
+        self._reactor = reactor
+        self._tailer = tailer
+        self._writer = writer
+        self._schema = schema
+        self._selection = selection
+        self._dialect = dialect
+        self._saved = saved
+        self._batch = Batch()
+        self._writing: Deferred[None] | None = None
+        self._last_advance = reactor.seconds()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """
+        Finish what was read, move the checkpoint there, and end.
+        """
+        self._stopping = True
+
+    async def run(self, until: int | None) -> None:
+        """
+        Replicate.
+
+        @param until: the position to end at; C{None} to follow for ever.
+        """
+        try:
+            while not self._stopping:
+                documents = await self._tailer.next_batch()
+                done = await self._take(documents, until)
+                if not self._tailer.ready or done:
+                    await self._submit()
+                if done or (until is not None and self.progress.read >= until):
+                    break
+            await self._submit()
+            await self._written()
+        finally:
+            self._tailer.stop()
+            writing, self._writing = self._writing, None
+            if writing is not None:
+                writing.addErrback(lambda failure: None)
+
+    async def _take(self, documents: list[bytes], until: int | None) -> bool:
+        """Put entries into batches; whether the end was reached."""
+        for raw in documents:
+            entry = parse_entry(raw)
+            if until is not None and entry.ts > until:
+                return True
+            if self._stopping:
+                return True
+            if entry.op in "iud":
+                await self._take_operation(entry)
+            elif entry.op == "c":
+                await self._take_command(entry)
+            self._batch.reach(entry.ts, entry.term)
+            self.progress.read = entry.ts
+            if self._batch.full:
+                await self._submit()
+        return False
+
+    async def _take_operation(self, entry: OplogEntry) -> None:
+        destination = self._selection.destination(entry.ns)
+        if destination is None:
+            self.progress.skipped += 1
+        elif ".system." in entry.ns and self._schema.handles(entry.ns):
+            await self._change_schema(entry)
+        else:
+            self._batch.add(Operation.from_entry(entry, destination, self._dialect))
+
+    async def _take_command(self, entry: OplogEntry) -> None:
+        operations = await source_transaction(entry, self._tailer.entry_at)
+        if operations is None:
+            await self._change_schema(entry)
+            return
+        selected = []
+        for each in operations:
+            if each.op == "c":
+                # A collection made inside a transaction: made before it, so
+                # that the writes still land together.
+                await self._change_schema(each)
+                continue
+            if each.op not in "iud":
+                raise UnsupportedEntry(
+                    f"the transaction at {entry.ts >> 32} has an operation of type {each.op!r}"
+                )
+            destination = self._selection.destination(each.ns)
+            if destination is None:
+                self.progress.skipped += 1
+            else:
+                selected.append(Operation.from_entry(each, destination, self._dialect))
+        self._batch.add_all(selected)
+
+    async def _change_schema(self, entry: OplogEntry) -> None:
+        """Everything before it is written, then it is executed."""
+        change = self._schema.plan(entry)
+        if change is None:
+            return
+        await self._submit()
+        await self._written()
+        self.checkpoint = await self._schema.execute(change, entry, self.checkpoint)
+        self.progress.commands += 1
+        self._advanced()
+
+    async def _submit(self) -> None:
+        """Begin to write what was collected, once the batch before it is written."""
+        batch = self._batch
+        if not batch.position:
+            return
+        now = self._reactor.seconds()
+        if not batch.count and now - self._last_advance < _IDLE_ADVANCE and not self._stopping:
+            return
+        await self._written()
+        self._batch = Batch()
+        self._last_advance = now
+        self._writing = Deferred.fromCoroutine(self._write(batch))
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _write(self, batch: Batch) -> None:
+        self.checkpoint = await self._writer.write(batch, self.checkpoint)
+        self.progress.applied += batch.count
+        self._advanced()
+
+    def _advanced(self) -> None:
+        self.progress.position = self.checkpoint.position
+        self.progress.missing = self.checkpoint.missing
+        self._saved(self.checkpoint)
+

@@ -1,0 +1,196 @@
+"""
+Reading the source's oplog, as raw bytes, from a position on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, CursorType
+from pymongo.read_concern import ReadConcern
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txmongokit.collection import Collection
+from txmongokit.connection import ConnectionPool
+from txmongokit.cursor import Cursor
+from txmongokit.errors import AutoReconnect, CursorNotFound, OperationFailure
+from txmongokit.rawbson import split_documents
+from txmongokit.replicator.entries import from_timestamp, parse_entry, timestamp
+
+__all__ = ["OplogGap", "Tailer"]
+
+# CappedPositionLost and the change-stream form of the same thing: what was to
+# be read next has been overwritten.
+_OVERRUN = frozenset({136, 286})
+# A cursor that the server killed, or that lost its server: open a new one.
+_REOPEN = frozenset({43, 237, 175})
+
+
+class OplogGap(Exception):
+    """
+    The entry to resume from is not in the source's oplog.
+    """
+
+
+class Tailer:
+    """
+    Reads an oplog in order.
+
+    One batch is fetched ahead while the one before it is applied, no more:
+    memory is bounded by two batches.
+
+    @param namespace: the oplog, usually C{local.oplog.rs}.
+    @param patience: seconds to keep trying when the source is away.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: IReactorTime, pool: ConnectionPool, namespace: str, *, patience: float = 60.0
+    ) -> None:
+        database, _, name = namespace.partition(".")
+        self.namespace = namespace
+        self._reactor = reactor
+        self._patience = patience
+        self._oplog: Collection[dict[str, Any]] = pool.get_database(
+            database, read_concern=ReadConcern("majority")
+        )[name]
+        self._cursor: Cursor[Any] | None = None
+        self._ahead: Deferred[Any] | None = None
+        self._position = 0
+        self._verify = False
+        self._expected: int | None = None
+
+    async def bounds(self) -> tuple[int, int] | None:
+        """
+        Positions of the oldest and the newest entry; C{None} for an empty
+        oplog.
+        """
+        positions = []
+        for direction in (ASCENDING, DESCENDING):
+            entry = await self._oplog.find_one({}, {"ts": 1}, sort=[("$natural", direction)])
+            if entry is None:
+                return None
+            positions.append(from_timestamp(entry["ts"]))
+        return positions[0], positions[1]
+
+    async def entry_at(self, position: int) -> bytes | None:
+        """
+        The one entry at a position, for walking back through the parts of a
+        transaction.
+        """
+        at = timestamp(position)
+        cursor = self._oplog.find_raw_batches({"ts": {"$gte": at, "$lte": at}}, limit=-1)
+        batch = await cursor.next_batch()
+        documents = split_documents(b"".join(batch))
+        return documents[0] if documents else None
+
+    @property
+    def ready(self) -> bool:
+        """
+        Whether L{next_batch} would give entries at once.
+        """
+        return self._ahead is not None and self._ahead.called
+
+    def start(self, position: int, *, verify: bool) -> None:
+        """
+        Read from here on.
+
+        @param verify: the entry at C{position} was applied already: it must
+            be the first one read, and is left out.
+        """
+        self._position = position
+        self._verify = verify
+
+    async def next_batch(self) -> list[bytes]:
+        """
+        The next entries, or none after about a second in which there were
+        none.
+
+        @raise OplogGap: the oplog no longer holds the position to go on
+            from.
+        @raise txmongokit.errors.PyMongoError: the source stayed away for
+            longer than the patience.
+        """
+        deadline = None
+        pause = 0.1
+        while True:
+            try:
+                return await self._read()
+            except (AutoReconnect, CursorNotFound, OperationFailure) as error:
+                self._give_up_cursor()
+                code = getattr(error, "code", None)
+                if code in _OVERRUN:
+                    raise OplogGap(_overrun(self._position)) from error
+                if not isinstance(error, AutoReconnect) and code not in _REOPEN:
+                    raise
+                now = self._reactor.seconds()
+                deadline = now + self._patience if deadline is None else deadline
+                if now >= deadline:
+                    raise
+                self._log.warn("source: {error}; trying again", error=str(error))
+                await deferLater(self._reactor, pause, lambda: None)
+                pause = min(2 * pause, 5.0)
+
+    async def _read(self) -> list[bytes]:
+        if self._cursor is None:
+            self._open()
+        assert self._cursor is not None
+        ahead, self._ahead = self._ahead, None
+        waiting = self._cursor.next_batch() if ahead is None else ahead
+        documents = split_documents(b"".join(await waiting))
+        if not documents:
+            if not self._cursor.alive:
+                self._give_up_cursor()
+            return documents
+        expected, self._expected = self._expected, None
+        if expected is not None:
+            if parse_entry(documents[0]).ts != expected:
+                raise OplogGap(_overrun(expected))
+            del documents[0]
+        if documents:
+            self._position = parse_entry(documents[-1]).ts
+            self._verify = True
+        if self._cursor.alive:
+            self._ahead = self._cursor.next_batch()
+        else:
+            self._cursor = None
+        return documents
+
+    def _open(self) -> None:
+        self._cursor = self._oplog.find_raw_batches(
+            {"ts": {"$gte": timestamp(self._position)}},
+            cursor_type=CursorType.TAILABLE_AWAIT,
+            max_await_time_ms=1000,
+        )
+        # The entry to resume after comes first on a new cursor, or is lost.
+        self._expected = self._position if self._verify else None
+
+    def _give_up_cursor(self) -> None:
+        cursor, self._cursor = self._cursor, None
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.addErrback(lambda failure: None)
+            ahead.cancel()
+        if cursor is not None:
+            cursor.close().addErrback(lambda failure: None)
+
+    def stop(self) -> None:
+        """
+        Close the cursor.
+        """
+        self._give_up_cursor()
+
+
+def _overrun(position: int) -> str:
+    at = timestamp(position)
+    return (
+        f"the source's oplog no longer holds {at.as_datetime():%Y-%m-%dT%H:%M:%SZ} "
+        f"({at.time}, {at.inc}): it was overwritten before it was read, or this is another "
+        "source; copy the data anew and start with a larger oplog"
+    )
+
+

@@ -1,0 +1,229 @@
+"""
+Writing one batch and the checkpoint after it, so that both happen or neither.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txmongokit.collection import Collection
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.replicator.batch import Batch, WriteGroup
+from txmongokit.replicator.catalog import Catalog
+from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
+from txmongokit.sessions import ClientSession
+
+__all__ = ["ApplyError", "BatchWriter", "CountingWriter", "TransactionWriter", "refusal"]
+
+_DUPLICATE_KEY = 11000
+# A message may have 48 MB; statements are sent in pieces well below that.
+_PIECE = 32 * 1024 * 1024
+
+
+class ApplyError(Exception):
+    """
+    The destination did not take what must be written: the replication
+    stops, with the checkpoint where it was.
+    """
+
+
+class BatchWriter(Protocol):
+    """
+    How batches reach the destination.
+    """
+
+    async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
+        """
+        Write a batch and move the checkpoint to the batch's end.
+
+        @return: the checkpoint as it now stands.
+        """
+
+
+def _pieces(statements: list[bytes]) -> list[list[bytes]]:
+    pieces: list[list[bytes]] = [[]]
+    size = 0
+    for statement in statements:
+        if size + len(statement) > _PIECE and pieces[-1]:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(statement)
+        size += len(statement)
+    return pieces
+
+
+class TransactionWriter:
+    """
+    Writes to a replica set: operations and checkpoint in one transaction.
+
+    @param patience: seconds to keep trying while the destination is away.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        pool: ConnectionPool,
+        session: ClientSession,
+        store: CheckpointStore,
+        catalog: Catalog,
+        *,
+        patience: float = 60.0,
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._session = session
+        self._store = store
+        self._catalog = catalog
+        self._patience = patience
+        self._collections: dict[str, Collection[dict[str, object]]] = {}
+
+    async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
+        """
+        See L{BatchWriter.write}.
+
+        @raise ApplyError: the destination refuses a write, or lacks a
+            document that it should have.
+        @raise FencedError: another replicator has taken over.
+        """
+        await self._catalog.learn(batch.namespaces)
+        strict = self._catalog.is_strict
+        deadline = self._reactor.seconds() + self._patience
+        pause = 0.05
+        while True:
+            try:
+                return await self._transaction(batch, batch.groups(strict), current)
+            except OperationFailure as error:
+                if error.code == _DUPLICATE_KEY and strict is not _always:
+                    # Somebody has a unique index that we did not know of.
+                    self._catalog.forget()
+                    strict = _always
+                    continue
+                if not error.has_error_label("TransientTransactionError"):
+                    raise ApplyError(refusal(error)) from error
+                problem: PyMongoError = error
+            except PyMongoError as error:
+                if not error.has_error_label("TransientTransactionError"):
+                    raise
+                problem = error
+            if self._reactor.seconds() > deadline:
+                raise problem
+            self._log.warn("destination: {error}; trying again", error=str(problem)[:200])
+            await deferLater(self._reactor, pause, lambda: None)
+            pause = min(2 * pause, 2.0)
+
+    async def _transaction(
+        self, batch: Batch, groups: list[WriteGroup], current: Checkpoint
+    ) -> Checkpoint:
+        session = self._session
+        session.start_transaction(
+            read_concern=ReadConcern("local"), write_concern=WriteConcern("majority")
+        )
+        try:
+            missing = 0
+            for group in groups:
+                missing += await self._write_group(group, batch.position <= current.window_end)
+            following = current.advanced(
+                batch.position, batch.term, count=batch.count, missing=missing
+            )
+            await self._store.move(current, following, session)
+        except BaseException:
+            await session.abort_transaction()
+            raise
+        await self._commit(following)
+        return following
+
+    async def _write_group(self, group: WriteGroup, tolerant: bool) -> int:
+        collection = self._collection(group.namespace)
+        missing = 0
+        for piece in _pieces(group.statements):
+            reply = await collection.raw_write(
+                group.kind,
+                piece,
+                ordered=True,
+                bypass_document_validation=True if group.kind == "update" else None,
+                session=self._session,
+            )
+            if group.kind == "update":
+                missing += len(piece) - int(reply["n"])
+        if missing and not tolerant:
+            raise ApplyError(
+                f"{missing} update(s) to {group.namespace} found no document in the destination: "
+                "it is not a complete copy of the source; copy the data anew"
+            )
+        return missing
+
+    async def _commit(self, following: Checkpoint) -> None:
+        deadline = self._reactor.seconds() + self._patience
+        while True:
+            try:
+                await self._session.commit_transaction()
+                return
+            except PyMongoError as error:
+                if not error.has_error_label("UnknownTransactionCommitResult"):
+                    if await self._settled(error, following):
+                        return
+                    raise
+                if self._reactor.seconds() > deadline:
+                    raise
+                self._log.warn("destination: outcome of a commit unknown, asking again")
+                await deferLater(self._reactor, 0.2, lambda: None)
+
+    async def _settled(self, error: PyMongoError, following: Checkpoint) -> bool:
+        # The checkpoint itself says whether a commit took place, also where
+        # the server no longer remembers the transaction.
+        if isinstance(error, OperationFailure) and error.code == 251:
+            return await self._store.settle(following)
+        return False
+
+    def _collection(self, namespace: str) -> Collection[dict[str, object]]:
+        collection = self._collections.get(namespace)
+        if collection is None:
+            database, _, name = namespace.partition(".")
+            collection = self._collections[namespace] = self._pool[database][name]
+            if len(self._collections) > 10_000:
+                self._collections = {namespace: collection}
+        return collection
+
+
+def _always(namespace: str) -> bool:
+    return True
+
+
+def refusal(error: OperationFailure) -> str:
+    """
+    An error's text without what it shows of documents.
+    """
+    # The server's text may show keys and documents from here on.
+    text = str((error.details or {}).get("errmsg", error))
+    for marker in (", full error", " dup key", ": {"):
+        text = text.split(marker)[0]
+    return f"the destination refused a write (code {error.code}): {text[:300]}"
+
+
+class CountingWriter:
+    """
+    Writes nothing: counts what would be written, for C{--dry-run}.
+
+    @ivar counts: operations by namespace and kind.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
+        """
+        See L{BatchWriter.write}.
+        """
+        for operation in batch.operations():
+            self.counts[operation.namespace, operation.kind] += 1
+        return current.advanced(batch.position, batch.term, count=batch.count)
