@@ -1,0 +1,214 @@
+"""
+What users pass to operations, in the form that goes on the wire.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pymongo.collation import Collation
+
+from txmongokit.errors import InvalidName
+
+__all__ = [
+    "CollationIn",
+    "Hint",
+    "Keys",
+    "Projection",
+    "add_options",
+    "check_collection_name",
+    "check_database_name",
+    "check_mapping",
+    "collation_document",
+    "hint_value",
+    "is_operator_update",
+    "key_document",
+    "nearest",
+    "projection_document",
+]
+
+Keys: TypeAlias = str | Sequence[str | tuple[str, Any]] | Mapping[str, Any]
+"""A field name, several (with their directions), or the document itself."""
+
+Hint: TypeAlias = Keys
+"""An index by name, or by its keys."""
+
+Projection: TypeAlias = Mapping[str, Any] | Sequence[str]
+"""A projection document or the names of the fields to return."""
+
+CollationIn: TypeAlias = Mapping[str, Any] | Collation
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """
+    Refuse a value that is no document.
+
+    @raise TypeError: naming the argument.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+
+
+def key_document(name: str, keys: Keys) -> dict[str, Any]:
+    """
+    Field names with directions as a document; 1 where no direction is given.
+
+    @param name: the argument's name, for the error.
+    @raise TypeError: C{keys} is none of what L{Keys} allows.
+    @raise ValueError: there are no keys in it.
+    """
+    if isinstance(keys, str):
+        return {keys: 1}
+    if isinstance(keys, Mapping):
+        document = dict(keys)
+    elif isinstance(keys, Sequence):
+        document = {}
+        for item in keys:
+            key, direction = (item, 1) if isinstance(item, str) else item
+            document[key] = direction
+    else:
+        raise TypeError(
+            f"{name} must be a field name, (name, direction) pairs or a mapping, "
+            f"not {type(keys).__name__}"
+        )
+    if not document:
+        raise ValueError(f"{name} must name at least one field")
+    for key in document:
+        if not isinstance(key, str):
+            raise TypeError(f"{name}: field names are strings, not {type(key).__name__}")
+    return document
+
+
+def hint_value(hint: Hint) -> str | dict[str, Any]:
+    """
+    A hint: an index's name stays as it is, keys become a document.
+    """
+    return hint if isinstance(hint, str) else key_document("hint", hint)
+
+
+def projection_document(projection: Projection) -> dict[str, Any]:
+    """
+    A projection; no names at all mean C{_id} only, as in PyMongo.
+
+    @raise TypeError: it is neither a mapping nor a sequence of names.
+    """
+    if isinstance(projection, Mapping):
+        return dict(projection) or {"_id": 1}
+    if isinstance(projection, (str, bytes)) or not isinstance(projection, Iterable):
+        raise TypeError(
+            "projection must be a mapping or a sequence of field names, "
+            f"not {type(projection).__name__}"
+        )
+    return {name: 1 for name in projection} or {"_id": 1}
+
+
+def collation_document(collation: CollationIn) -> Mapping[str, Any]:
+    """
+    A collation as its document.
+
+    @raise TypeError: it is neither a mapping nor a PyMongo C{Collation}.
+    """
+    if isinstance(collation, Collation):
+        return collation.document
+    check_mapping("collation", collation)
+    return collation
+
+
+def is_operator_update(update: Any) -> bool:
+    """
+    Whether an update consists of operators or is a pipeline, rather than a
+    whole document.
+
+    @raise TypeError: it is neither a mapping nor a list.
+    @raise ValueError: it is empty.
+    """
+    if isinstance(update, (list, tuple)):
+        if not update:
+            raise ValueError("an update pipeline must have at least one stage")
+        return True
+    if not isinstance(update, Mapping):
+        raise TypeError(f"update must be a mapping or a pipeline, not {type(update).__name__}")
+    if not update:
+        raise ValueError("update must name at least one operator, such as $set")
+    return str(next(iter(update))).startswith("$")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """
+    A hint at the end of a message: the candidate most like C{name}, or
+    nothing.
+    """
+    found = difflib.get_close_matches(name, list(candidates), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+_SHAPES: dict[str, Any] = {
+    "collation": collation_document,
+    "hint": hint_value,
+    "projection": projection_document,
+    "sort": lambda sort: key_document("sort", sort),
+    "min": lambda keys: key_document("min", keys),
+    "max": lambda keys: key_document("max", keys),
+}
+
+
+def add_options(
+    body: dict[str, Any], names: Mapping[str, str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Write options into a command.  C{None} is left out, everything else is
+    sent.
+
+    @param names: the wire's name of each option that there is.
+    @return: C{body}.
+    @raise TypeError: an option is not in C{names}.
+    """
+    for name, value in options.items():
+        wire_name = names.get(name)
+        if wire_name is None:
+            verb = next(iter(body), "the command")
+            raise TypeError(f"{verb} has no option {name!r}{nearest(name, names)}")
+        if value is None:
+            continue
+        shape = _SHAPES.get(wire_name)
+        body[wire_name] = value if shape is None else shape(value)
+    return body
+
+
+def check_database_name(name: str) -> None:
+    """
+    Refuse what no server accepts as a database's name.
+
+    @raise TypeError: it is no string.
+    @raise InvalidName: it is empty or holds a forbidden character.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a database's name is a string, not {type(name).__name__}")
+    if not name:
+        raise InvalidName("a database's name must not be empty")
+    if name == "$external":
+        return
+    for character in ' .$/\\\x00"':
+        if character in name:
+            raise InvalidName(f"the database name {name!r} must not contain {character!r}")
+
+
+def check_collection_name(name: str) -> None:
+    """
+    Refuse what no server accepts as a collection's name.
+
+    @raise TypeError: it is no string.
+    @raise InvalidName: it is empty, or has dots or dollars in wrong places.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a collection's name is a string, not {type(name).__name__}")
+    if not name or ".." in name:
+        raise InvalidName("a collection's name must not be empty or contain '..'")
+    if name[0] == "." or name[-1] == ".":
+        raise InvalidName(f"the collection name {name!r} must not start or end with '.'")
+    if "\x00" in name:
+        raise InvalidName("a collection's name must not contain the null character")
+    if "$" in name and not name.startswith(("oplog.$main", "$cmd")):
+        raise InvalidName(f"the collection name {name!r} must not contain '$'")

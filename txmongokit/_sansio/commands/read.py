@@ -1,0 +1,554 @@
+"""
+Commands that read: find, aggregate, distinct, counts, and what cursors need.
+
+Follows the CRUD and find/getMore/killCursors specifications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bson
+from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+
+from txmongokit import rawbson
+from txmongokit._pymongo import decode_selective
+from txmongokit._sansio.commands.arguments import add_options
+from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch, Request
+from txmongokit._sansio.commands.write import raise_write_concern_error
+from txmongokit.types import Address, ConnectionInfo
+
+__all__ = [
+    "Aggregate",
+    "AggregateWrite",
+    "CountDocuments",
+    "CursorCommand",
+    "Distinct",
+    "EstimatedCount",
+    "Find",
+    "FindOne",
+    "GetMore",
+    "KillCursors",
+    "aggregate_command",
+]
+
+_BATCH_FIELDS = {"cursor": {"firstBatch": 1, "nextBatch": 1}}
+_RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+_NO_TYPES = DEFAULT_CODEC_OPTIONS.type_registry
+
+# How nearly every cursor reply begins: the element "cursor", in it the batch.
+_CURSOR = b"\x03cursor\x00"
+_BATCHES = (b"\x04firstBatch\x00", b"\x04nextBatch\x00")
+_EMPTY_ARRAY = b"\x05\x00\x00\x00\x00"
+
+
+def _decode(raw: bytes, codec: CodecOptions[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A reply in which only the user's documents go through the user's codec."""
+    if codec is DEFAULT_CODEC_OPTIONS or (
+        codec.document_class is dict and codec.type_registry == _NO_TYPES
+    ):
+        reply: dict[str, Any] = bson.decode(raw, codec)
+        return reply
+    return decode_selective(raw, codec, fields)
+
+
+def _decode_raw(raw: bytes) -> dict[str, Any]:
+    """A reply whose batch stays a list of each document's bytes."""
+    for batch in _BATCHES:
+        start = 16 + len(batch)
+        if raw[4:12] == _CURSOR and raw[16:start] == batch:
+            break
+    else:
+        return _decode_raw_slowly(raw)
+    documents = rawbson.cursor_batch(raw)[2]
+    # The same reply with an empty batch is small and decodes at once.
+    cut = int.from_bytes(raw[start : start + 4], "little") - len(_EMPTY_ARRAY)
+    outer = int.from_bytes(raw[:4], "little") - cut
+    inner = int.from_bytes(raw[12:16], "little") - cut
+    reply = bson.decode(
+        outer.to_bytes(4, "little")
+        + _CURSOR
+        + inner.to_bytes(4, "little")
+        + batch
+        + _EMPTY_ARRAY
+        + raw[start + cut + len(_EMPTY_ARRAY) :]
+    )
+    reply["cursor"][batch[1:-1].decode()] = documents
+    return reply
+
+
+def _decode_raw_slowly(raw: bytes) -> dict[str, Any]:
+    reply = decode_selective(raw, _RAW_CODEC, _BATCH_FIELDS)
+    cursor = reply.get("cursor")
+    if cursor is not None:
+        for name in ("firstBatch", "nextBatch"):
+            if name in cursor:
+                cursor[name] = [document.raw for document in cursor[name]]
+    return reply
+
+
+class CursorCommand(Command[CursorBatch]):
+    """
+    A command whose reply is a batch of a cursor.
+
+    @ivar collection: the collection's name, C{None} where it is about a
+        whole database.
+    @ivar raw: whether documents stay bytes.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        collection: str | None,
+        options: CommandOptions,
+        body: dict[str, Any],
+        *,
+        raw: bool = False,
+    ) -> None:
+        super().__init__(database, options)
+        self.collection = collection
+        self.raw = raw
+        self._body = body
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}, or the database alone."""
+        return self.database if self.collection is None else f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(dict(self._body))
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply; its batch with the command's codec options, or raw."""
+        if self.raw:
+            return _decode_raw(raw)
+        return _decode(raw, self.options.codec_options, _BATCH_FIELDS)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
+        """The batch."""
+        cursor = reply["cursor"]
+        documents = cursor.get("firstBatch")
+        if documents is None:
+            documents = cursor["nextBatch"]
+        return CursorBatch(cursor["id"], cursor["ns"], documents, info.address, reply)
+
+
+_FIND_OPTIONS = {
+    "projection": "projection",
+    "sort": "sort",
+    "skip": "skip",
+    "hint": "hint",
+    "min": "min",
+    "max": "max",
+    "collation": "collation",
+    "comment": "comment",
+    "let": "let",
+    "max_time_ms": "maxTimeMS",
+    "allow_disk_use": "allowDiskUse",
+    "allow_partial_results": "allowPartialResults",
+    "no_cursor_timeout": "noCursorTimeout",
+    "return_key": "returnKey",
+    "show_record_id": "showRecordId",
+    "tailable": "tailable",
+    "await_data": "awaitData",
+    "oplog_replay": "oplogReplay",
+}
+
+
+class Find(CursorCommand):
+    """
+    C{find}, answered by a cursor.
+
+    @param limit: the most documents in all; a negative one asks for a
+        single batch, 0 for all.
+    @param batch_size: documents in the first batch.
+    @param arguments: the other options, by their Python names.
+    """
+
+    name = "find"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        limit: int = 0,
+        batch_size: int | None = None,
+        raw: bool = False,
+        **arguments: Any,
+    ) -> None:
+        body: dict[str, Any] = {"find": collection, "filter": {} if filter is None else filter}
+        if arguments:
+            add_options(body, _FIND_OPTIONS, arguments)
+        if limit:
+            body["limit"] = abs(limit)
+            if limit < 0:
+                body["singleBatch"] = True
+        if batch_size is not None:
+            # With a first batch as large as the limit, the server would keep
+            # a cursor open that has nothing more to give.
+            body["batchSize"] = batch_size + 1 if 0 < batch_size == limit else batch_size
+        super().__init__(database, collection, options, body, raw=raw)
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, without what this server ignores."""
+        body = dict(self._body)
+        if "oplogReplay" in body and info.max_wire_version >= 9:
+            # From 4.4 on the server optimises by itself and warns about the flag.
+            del body["oplogReplay"]
+        return Request(body)
+
+
+class FindOne(Command[Any]):
+    """
+    C{find} for the first match, without a cursor.
+
+    Its result is the document, or C{None}.
+    """
+
+    name = "find"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        filter: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.database = database
+        self.collection = collection
+        self.options = options
+        body: dict[str, Any] = {"find": collection, "filter": {} if filter is None else filter}
+        if arguments:
+            add_options(body, _FIND_OPTIONS, arguments)
+        body["limit"] = 1
+        body["singleBatch"] = True
+        self._body = body
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(self._body.copy())
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply, with the document in the command's codec options."""
+        return _decode(raw, self.options.codec_options, _BATCH_FIELDS)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> Any:
+        """The document or C{None}."""
+        batch = reply["cursor"]["firstBatch"]
+        return batch[0] if batch else None
+
+
+class GetMore(CursorCommand):
+    """
+    C{getMore}: the next batch, from the server that holds the cursor.
+
+    @param max_time_ms: how long a tailable-await cursor may wait.
+    """
+
+    name = "getMore"
+
+    def __init__(
+        self,
+        namespace: str,
+        cursor_id: int,
+        address: Address,
+        options: CommandOptions,
+        *,
+        batch_size: int | None = None,
+        max_time_ms: int | None = None,
+        comment: Any = None,
+        raw: bool = False,
+    ) -> None:
+        database, _, collection = namespace.partition(".")
+        body: dict[str, Any] = {"getMore": Int64(cursor_id), "collection": collection}
+        if batch_size:
+            body["batchSize"] = batch_size
+        if max_time_ms is not None:
+            body["maxTimeMS"] = max_time_ms
+        self._comment = comment
+        super().__init__(database, collection, options, body, raw=raw)
+        self.address = address
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time; the comment only where it is known."""
+        body = dict(self._body)
+        if self._comment is not None and info.max_wire_version >= 9:
+            body["comment"] = self._comment
+        return Request(body)
+
+
+class KillCursors(Command[Mapping[str, Any]]):
+    """
+    C{killCursors} on the server that holds them.
+    """
+
+    name = "killCursors"
+
+    def __init__(
+        self, namespace: str, cursor_ids: Sequence[int], address: Address, options: CommandOptions
+    ) -> None:
+        database, _, self.collection = namespace.partition(".")
+        super().__init__(database, options)
+        self.address = address
+        self._ids = [Int64(cursor_id) for cursor_id in cursor_ids]
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time."""
+        return Request({"killCursors": self.collection, "cursors": self._ids})
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> Mapping[str, Any]:
+        """The reply: which cursors were killed, and which not."""
+        return reply
+
+
+_AGGREGATE_OPTIONS = {
+    "allow_disk_use": "allowDiskUse",
+    "bypass_document_validation": "bypassDocumentValidation",
+    "collation": "collation",
+    "comment": "comment",
+    "hint": "hint",
+    "let": "let",
+    "max_time_ms": "maxTimeMS",
+}
+
+
+class Aggregate(CursorCommand):
+    """
+    C{aggregate} that only reads.
+
+    @param collection: C{None} for a pipeline about the whole database.
+    @param batch_size: documents in the first batch.
+    @param arguments: the other options, by their Python names.
+    """
+
+    name = "aggregate"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self,
+        database: str,
+        collection: str | None,
+        options: CommandOptions,
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        batch_size: int | None = None,
+        raw: bool = False,
+        **arguments: Any,
+    ) -> None:
+        body: dict[str, Any] = {
+            "aggregate": 1 if collection is None else collection,
+            "pipeline": list(pipeline),
+        }
+        add_options(body, _AGGREGATE_OPTIONS, arguments)
+        body["cursor"] = self._cursor(batch_size)
+        super().__init__(database, collection, options, body, raw=raw)
+
+    @staticmethod
+    def _cursor(batch_size: int | None) -> dict[str, Any]:
+        return {} if batch_size is None else {"batchSize": batch_size}
+
+
+class AggregateWrite(Aggregate):
+    """
+    C{aggregate} that ends in C{$out} or C{$merge}: it goes to the primary,
+    takes a write concern and is never tried twice.
+    """
+
+    is_read = False
+    is_write = True
+    retryable = False
+
+    @staticmethod
+    def _cursor(batch_size: int | None) -> dict[str, Any]:
+        # An empty first batch would hold back the stage that writes.
+        return {} if not batch_size else {"batchSize": batch_size}
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The document with its read concern, which writes have not otherwise."""
+        body = dict(self._body)
+        if self.options.read_concern.level is not None:
+            body["readConcern"] = self.options.read_concern.document
+        return Request(body)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
+        """The (empty) batch."""
+        raise_write_concern_error(reply)
+        return super().parse(reply, info)
+
+    def unacknowledged(self) -> CursorBatch:
+        """A batch with nothing in it."""
+        return CursorBatch(0, self.namespace, [], ("", None), {})
+
+
+def aggregate_command(
+    database: str,
+    collection: str | None,
+    options: CommandOptions,
+    pipeline: Sequence[Mapping[str, Any]],
+    **arguments: Any,
+) -> Aggregate:
+    """
+    The kind of aggregate that suits the pipeline's last stage.
+
+    @raise TypeError: the pipeline is no sequence of stages.
+    """
+    if isinstance(pipeline, (str, bytes, Mapping)) or not isinstance(pipeline, Sequence):
+        raise TypeError(f"pipeline must be a list of stages, not {type(pipeline).__name__}")
+    kind = Aggregate
+    if pipeline and ("$out" in pipeline[-1] or "$merge" in pipeline[-1]):
+        kind = AggregateWrite
+    return kind(database, collection, options, pipeline, **arguments)
+
+
+class CountDocuments(Command[int]):
+    """
+    The number of documents that match, by an aggregation.
+    """
+
+    name = "aggregate"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        filter: Mapping[str, Any],
+        *,
+        skip: int | None = None,
+        limit: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(database, options)
+        self.collection = collection
+        pipeline: list[dict[str, Any]] = [{"$match": filter}]
+        if skip:
+            pipeline.append({"$skip": skip})
+        if limit:
+            pipeline.append({"$limit": limit})
+        pipeline.append({"$group": {"_id": 1, "n": {"$sum": 1}}})
+        self._body = add_options(
+            {"aggregate": collection, "pipeline": pipeline}, _AGGREGATE_OPTIONS, arguments
+        )
+        self._body["cursor"] = {}
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(dict(self._body))
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> int:
+        """The number; 0 where the pipeline gave nothing."""
+        batch = reply["cursor"]["firstBatch"]
+        return int(batch[0]["n"]) if batch else 0
+
+
+class EstimatedCount(Command[int]):
+    """
+    The number of documents by the collection's metadata (C{count}).
+    """
+
+    name = "count"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self, database: str, collection: str, options: CommandOptions, **arguments: Any
+    ) -> None:
+        super().__init__(database, options)
+        self.collection = collection
+        names = {"max_time_ms": "maxTimeMS", "comment": "comment"}
+        self._body = add_options({"count": collection}, names, arguments)
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(dict(self._body))
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> int:
+        """The number."""
+        return int(reply["n"])
+
+
+_DISTINCT_OPTIONS = {
+    "collation": "collation",
+    "comment": "comment",
+    "hint": "hint",
+    "max_time_ms": "maxTimeMS",
+}
+
+
+class Distinct(Command[list[Any]]):
+    """
+    The different values of one field.
+    """
+
+    name = "distinct"
+    is_read = True
+    retryable = True
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        key: str,
+        filter: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(database, options)
+        self.collection = collection
+        body: dict[str, Any] = {"distinct": collection, "key": key}
+        if filter is not None:
+            body["query"] = filter
+        self._body = add_options(body, _DISTINCT_OPTIONS, arguments)
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(dict(self._body))
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply, with the values in the command's codec options."""
+        return _decode(raw, self.options.codec_options, {"values": 1})
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> list[Any]:
+        """The values."""
+        values: list[Any] = reply["values"]
+        return values
