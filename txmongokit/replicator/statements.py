@@ -142,11 +142,14 @@ def _unsupported(entry: OplogEntry, problem: str) -> UnsupportedEntry:
 def _replacement(entry: OplogEntry, dialect: Dialect) -> bytes:
     """The C{u} of a statement that replaces the whole document."""
     o = entry.o
-    if not dialect.dollar_names and b"$" in o:
-        if any(name.startswith(b"$") for _, name, _, _, _ in elements(o)):
-            raise _unsupported(
-                entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
-            )
+    if (
+        not dialect.dollar_names
+        and b"$" in o
+        and any(name.startswith(b"$") for _, name, _, _, _ in elements(o))
+    ):
+        raise _unsupported(
+            entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
+        )
     if o[5] == _DOLLAR:
         # With such a name at its beginning it would be read as operators.
         return _pipeline(_document(("$replaceWith", _literal((0x03, o)))))
@@ -264,15 +267,15 @@ def _patched_object(entry: OplogEntry, current: _Value, diff: bytes, depth: int)
     changed: list[tuple[_Value, _Value]] = []
     for kind, name, _, at, end in elements(diff):
         if name in (b"d", b"i", b"u") and kind == 0x03:
-            for each, inner, _, value, value_end in elements(diff, at):
+            for each, inner, _, start, stop in elements(diff, at):
                 if name == b"u":
-                    new = _literal((each, diff[value:value_end]))
+                    new = _literal((each, diff[start:stop]))
                     changed.append((_is_named(field, inner), new))
                     continue
                 # What is inserted moves to the end if it is there already.
                 gone.append(_is_named(field, inner))
                 if name == b"i":
-                    new = _literal((each, diff[value:value_end]))
+                    new = _literal((each, diff[start:stop]))
                     added.append(_document(("k", _literal(_string(inner))), ("v", new)))
         elif name[:1] == b"s" and kind == 0x03:
             new = _patched(entry, _string(f"$${field}.v"), diff[at:end], depth + 1)
