@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pymongo import CursorType
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -23,7 +23,6 @@ from txmongokit.types import Address
 __all__ = ["CommandCursor", "Cursor"]
 
 DocumentT = TypeVar("DocumentT")
-SelfT = TypeVar("SelfT", bound="Cursor[Any]")
 ResultT = TypeVar("ResultT")
 
 
@@ -61,11 +60,13 @@ class CommandCursor(Generic[DocumentT]):
         *,
         batch_size: int | None = None,
         comment: Any = None,
+        max_await_time_ms: int | None = None,
     ) -> None:
         self._start(runner, lambda: command, command.options, session)
         self._batch_size = batch_size
         self._comment = comment
         self._raw = command.raw
+        self._max_await_time_ms = max_await_time_ms
 
     def _start(
         self,
@@ -248,7 +249,7 @@ class CommandCursor(Generic[DocumentT]):
             return succeed(None)
         return self._kill()
 
-    async def __aenter__(self: AnyCursorT) -> AnyCursorT:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -336,7 +337,7 @@ class CommandCursor(Generic[DocumentT]):
             self._whole = self.to_list()
         return self._whole
 
-    def addCallback(  # noqa: N802
+    def addCallback(
         self, callback: Callable[..., ResultT], *args: Any, **kwargs: Any
     ) -> Deferred[ResultT]:
         """
@@ -344,32 +345,25 @@ class CommandCursor(Generic[DocumentT]):
         """
         return self.deferred().addCallback(callback, *args, **kwargs)
 
-    def addErrback(  # noqa: N802
-        self, errback: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Deferred[Any]:
+    def addErrback(self, errback: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         """
         L{Deferred.addErrback} of L{deferred}.
         """
         return self.deferred().addErrback(errback, *args, **kwargs)
 
-    def addBoth(  # noqa: N802
-        self, callback: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Deferred[Any]:
+    def addBoth(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         """
         L{Deferred.addBoth} of L{deferred}.
         """
         return self.deferred().addBoth(callback, *args, **kwargs)
 
-    def addCallbacks(  # noqa: N802
+    def addCallbacks(
         self, callback: Callable[..., Any], errback: Callable[..., Any], **kwargs: Any
     ) -> Deferred[Any]:
         """
         L{Deferred.addCallbacks} of L{deferred}.
         """
         return self.deferred().addCallbacks(callback, errback, **kwargs)
-
-
-AnyCursorT = TypeVar("AnyCursorT", bound=CommandCursor[Any])
 
 
 class Cursor(CommandCursor[DocumentT]):
@@ -449,7 +443,9 @@ class Cursor(CommandCursor[DocumentT]):
     def _set_batch_size(self, batch_size: int | None) -> None:
         if batch_size is not None:
             if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-                raise TypeError(f"batch_size must be a whole number, not {type(batch_size).__name__}")
+                raise TypeError(
+                    f"batch_size must be a whole number, not {type(batch_size).__name__}"
+                )
             if batch_size < 0:
                 raise ValueError("batch_size must not be negative")
         # 0 leaves the choice to the server, as in PyMongo.
@@ -459,7 +455,7 @@ class Cursor(CommandCursor[DocumentT]):
         if self._started or self._finished:
             raise InvalidOperation("this cursor has started: set its options before its first use")
 
-    def _set(self: SelfT, name: str, value: Any) -> SelfT:
+    def _set(self, name: str, value: Any) -> Self:
         self._check_not_started()
         before = self._arguments
         self._arguments = {**before, name: value}
@@ -470,7 +466,7 @@ class Cursor(CommandCursor[DocumentT]):
             raise
         return self
 
-    def sort(self: SelfT, keys: Keys, direction: Any = None) -> SelfT:
+    def sort(self, keys: Keys, direction: Any = None) -> Self:
         """
         The order of the documents: a field name and its direction, or
         several of them.
@@ -479,7 +475,7 @@ class Cursor(CommandCursor[DocumentT]):
             keys = {keys: direction}
         return self._set("sort", keys)
 
-    def limit(self: SelfT, limit: int) -> SelfT:
+    def limit(self, limit: int) -> Self:
         """
         The most documents; 0 for all, negative for a single batch.
         """
@@ -487,7 +483,7 @@ class Cursor(CommandCursor[DocumentT]):
         self._set_limit(limit)
         return self
 
-    def skip(self: SelfT, skip: int) -> SelfT:
+    def skip(self, skip: int) -> Self:
         """
         Leave out as many documents first.
         """
@@ -497,7 +493,7 @@ class Cursor(CommandCursor[DocumentT]):
             raise ValueError("skip must not be negative")
         return self._set("skip", skip)
 
-    def batch_size(self: SelfT, batch_size: int) -> SelfT:
+    def batch_size(self, batch_size: int) -> Self:
         """
         The documents in each batch; 0 for the server's choice.
         """
@@ -505,37 +501,37 @@ class Cursor(CommandCursor[DocumentT]):
         self._set_batch_size(batch_size)
         return self
 
-    def projection(self: SelfT, projection: Projection) -> SelfT:
+    def projection(self, projection: Projection) -> Self:
         """
         Which fields to return.
         """
         return self._set("projection", projection)
 
-    def hint(self: SelfT, index: Hint | None) -> SelfT:
+    def hint(self, index: Hint | None) -> Self:
         """
         The index to use, by name or keys.
         """
         return self._set("hint", index)
 
-    def comment(self: SelfT, comment: Any) -> SelfT:
+    def comment(self, comment: Any) -> Self:
         """
         A note for the server's logs and profiler.
         """
         return self._set("comment", comment)
 
-    def collation(self: SelfT, collation: CollationIn | None) -> SelfT:
+    def collation(self, collation: CollationIn | None) -> Self:
         """
         How strings are compared.
         """
         return self._set("collation", collation)
 
-    def max_time_ms(self: SelfT, milliseconds: int | None) -> SelfT:
+    def max_time_ms(self, milliseconds: int | None) -> Self:
         """
         How long the server may work on it.
         """
         return self._set("max_time_ms", milliseconds)
 
-    def max_await_time_ms(self: SelfT, milliseconds: int | None) -> SelfT:
+    def max_await_time_ms(self, milliseconds: int | None) -> Self:
         """
         How long the server waits for new documents on a tailable-await
         cursor.
@@ -545,25 +541,25 @@ class Cursor(CommandCursor[DocumentT]):
             self._max_await_time_ms = milliseconds
         return self
 
-    def allow_disk_use(self: SelfT, allow: bool) -> SelfT:
+    def allow_disk_use(self, allow: bool) -> Self:
         """
         Whether the server may sort on disk.
         """
         return self._set("allow_disk_use", allow)
 
-    def min(self: SelfT, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> SelfT:
+    def min(self, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
         """
         Inclusive lower bound of the hinted index.
         """
         return self._set("min", bound)
 
-    def max(self: SelfT, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> SelfT:
+    def max(self, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
         """
         Exclusive upper bound of the hinted index.
         """
         return self._set("max", bound)
 
-    def where(self: SelfT, code: Any) -> SelfT:
+    def where(self, code: Any) -> Self:
         """
         A JavaScript condition besides the filter.
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
@@ -49,7 +49,7 @@ class ClientSession:
         condition = "ended" if self.has_ended else "open"
         return f"<ClientSession {condition}>"
 
-    async def __aenter__(self) -> ClientSession:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -241,7 +241,7 @@ class TransactionContext:
     def __init__(self, session: ClientSession) -> None:
         self._session = session
 
-    async def __aenter__(self) -> TransactionContext:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -130,9 +130,7 @@ class RenameCollection(_Definition):
 
     name = "renameCollection"
 
-    def __init__(
-        self, source: str, target: str, options: CommandOptions, **arguments: Any
-    ) -> None:
+    def __init__(self, source: str, target: str, options: CommandOptions, **arguments: Any) -> None:
         body = {"renameCollection": source, "to": target}
         names = {"drop_target": "dropTarget", "comment": "comment"}
         super().__init__("admin", options, add_options(body, names, arguments))

@@ -101,7 +101,7 @@ def projection_document(projection: Projection) -> dict[str, Any]:
             "projection must be a mapping or a sequence of field names, "
             f"not {type(projection).__name__}"
         )
-    return {name: 1 for name in projection} or {"_id": 1}
+    return dict.fromkeys(projection, 1) or {"_id": 1}
 
 
 def collation_document(collation: CollationIn) -> Mapping[str, Any]:

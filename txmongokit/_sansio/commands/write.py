@@ -32,6 +32,7 @@ from txmongokit.errors import (
 from txmongokit.types import ConnectionInfo
 
 __all__ = [
+    "Batches",
     "BulkOutcome",
     "Delete",
     "DeleteStatement",
@@ -257,8 +258,10 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
             raise_write_concern_error(reply)
 
 
-class _Batches(Statements[dict[str, Any]]):
-    """Many statements: replies are handed out for L{BulkOutcome} to judge."""
+class Batches(Statements[dict[str, Any]]):
+    """
+    Many statements: replies are handed out for L{BulkOutcome} to judge.
+    """
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
         """The reply, failed statements included."""
@@ -270,7 +273,7 @@ class _Batches(Statements[dict[str, Any]]):
         return {}
 
 
-class Insert(_Batches):
+class Insert(Batches):
     """
     C{insert} of encoded documents.
     """
@@ -279,7 +282,7 @@ class Insert(_Batches):
     field = "documents"
 
 
-class Update(_Batches):
+class Update(Batches):
     """
     C{update} with encoded statements (see L{update_statement}).
     """
@@ -288,7 +291,7 @@ class Update(_Batches):
     field = "updates"
 
 
-class Delete(_Batches):
+class Delete(Batches):
     """
     C{delete} with encoded statements (see L{delete_statement}).
     """

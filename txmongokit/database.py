@@ -1,0 +1,366 @@
+"""
+Databases: their collections and commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+from bson.codec_options import CodecOptions
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+from twisted.internet.defer import Deferred
+
+from txmongokit._sansio.commands.admin import CreateCollection, DropDatabase, ListCollections
+from txmongokit._sansio.commands.arguments import check_database_name, nearest
+from txmongokit._sansio.commands.base import Command, CommandOptions, RunCommand
+from txmongokit._sansio.commands.read import CursorCommand, aggregate_command
+from txmongokit.collection import Collection
+from txmongokit.cursor import CommandCursor
+from txmongokit.interfaces import IOperationRunner
+from txmongokit.sessions import ClientSession, session_state
+
+__all__ = ["Database"]
+
+ResultT = TypeVar("ResultT")
+
+
+class Database:
+    """
+    One database.
+
+    Collections are attributes or items: C{db.things}, C{db["things"]};
+    names that begin with an underscore only items.
+
+    Every operation returns a L{Deferred} and starts at once, except those
+    that return a cursor; see L{Collection}.
+
+    @param runner: what runs its commands: usually the client.
+    @param options: C{codec_options}, C{read_preference}, C{write_concern},
+        C{read_concern}, C{timeout} in seconds, where they are not to be
+        inherited.
+
+    @raise txmongokit.errors.InvalidName: no database can have that name.
+    """
+
+    def __init__(self, runner: IOperationRunner, name: str, **options: Any) -> None:
+        check_database_name(name)
+        self._runner = runner
+        self._name = name
+        inherited: CommandOptions = runner.options
+        given = {key: value for key, value in options.items() if value is not None}
+        self._options = replace(inherited, **given) if given else inherited
+
+    def __repr__(self) -> str:
+        return f"<Database {self._name}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Database):
+            return self._runner is other._runner and self._name == other._name
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((id(self._runner), self._name))
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a database is neither true nor false: compare it with None")
+
+    def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
+        return Collection(self._runner, self, name, self._options)
+
+    def __getattr__(self, name: str) -> Collection[dict[str, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(
+                f"Database has no attribute {name!r}; for a collection of that name "
+                f"write database[{name!r}]"
+            )
+        return self[name]
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """
+        A database that is called is a method's name mistyped.
+
+        @raise TypeError: always; it names the client's nearest method.
+        """
+        methods = [item for item in dir(type(self._runner)) if not item.startswith("_")]
+        raise TypeError(
+            f"there is no method {self._name!r}, and a database cannot be called"
+            f"{nearest(self._name, methods)}"
+        )
+
+    @property
+    def name(self) -> str:
+        """
+        Its name.
+        """
+        return self._name
+
+    @property
+    def client(self) -> Any:
+        """
+        What runs its commands.
+        """
+        return self._runner
+
+    @property
+    def codec_options(self) -> CodecOptions[Any]:
+        """
+        How documents are encoded and decoded.
+        """
+        return self._options.codec_options
+
+    @property
+    def read_preference(self) -> Any:
+        """
+        Which servers are read from.
+        """
+        return self._options.read_preference
+
+    @property
+    def read_concern(self) -> ReadConcern:
+        """
+        How settled what is read must be.
+        """
+        return self._options.read_concern
+
+    @property
+    def write_concern(self) -> WriteConcern:
+        """
+        When a write counts as done.
+        """
+        return self._options.write_concern
+
+    def with_options(self, **options: Any) -> Database:
+        """
+        The same database with other options; see the class.
+        """
+        changed = Database(self._runner, self._name)
+        given = {key: value for key, value in options.items() if value is not None}
+        changed._options = replace(self._options, **given)
+        return changed
+
+    def get_collection(self, name: str, **options: Any) -> Collection[dict[str, Any]]:
+        """
+        A collection, with other options than the database's where given.
+        """
+        return self[name].with_options(**options) if options else self[name]
+
+    def _limited(self, timeout: float | None) -> CommandOptions:
+        return self._options if timeout is None else replace(self._options, timeout=timeout)
+
+    def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
+        result: Deferred[ResultT] = self._runner.run(command, session_state(session))
+        return result
+
+    # Commands.
+
+    def command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        check: bool = True,
+        allowable_errors: Sequence[str | int] | None = None,
+        read_preference: Any = None,
+        codec_options: CodecOptions[Any] | None = None,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> Deferred[dict[str, Any]]:
+        """
+        Run any command.  It goes to the primary unless C{read_preference}
+        says otherwise, takes no concerns but its own and is tried once.
+
+        @param command: its name, or the whole document, which is copied.
+        @param value: of the command's own field, where a name is given.
+        @param check: whether C{ok: 0} is an error.
+        @param allowable_errors: messages or codes that are no error.
+        @param arguments: more fields of the document.
+        @return: fires with the reply.
+        """
+        limits = CommandOptions(
+            codec_options=codec_options or self._options.codec_options,
+            timeout=self._options.timeout if timeout is None else timeout,
+        )
+        if read_preference is not None:
+            limits = replace(limits, read_preference=read_preference)
+        return self._run(
+            RunCommand(
+                self._name,
+                _command_document(command, value, arguments),
+                limits,
+                check=check,
+                allowable_errors=allowable_errors or (),
+            ),
+            session,
+        )
+
+    def cursor_command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        *,
+        read_preference: Any = None,
+        codec_options: CodecOptions[Any] | None = None,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        max_await_time_ms: int | None = None,
+        **arguments: Any,
+    ) -> CommandCursor[dict[str, Any]]:
+        """
+        Run any command that answers with a cursor.
+
+        @param batch_size: documents in each batch after the first.
+        @param comment: for the command and its batches.
+        @return: a cursor, which starts on its first use.
+        """
+        limits = CommandOptions(
+            codec_options=codec_options or self._options.codec_options,
+            timeout=self._options.timeout if timeout is None else timeout,
+        )
+        if read_preference is not None:
+            limits = replace(limits, read_preference=read_preference)
+        if comment is not None:
+            arguments["comment"] = comment
+        document = _command_document(command, value, arguments)
+        return CommandCursor(
+            self._runner,
+            _CursorCommand(self._name, None, limits, document),
+            session_state(session),
+            batch_size=batch_size,
+            comment=comment,
+            max_await_time_ms=max_await_time_ms,
+        )
+
+    def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> CommandCursor[dict[str, Any]]:
+        """
+        Run a pipeline that belongs to no collection (C{$currentOp},
+        C{$documents}, ...); see L{Collection.aggregate}.
+        """
+        command = aggregate_command(
+            self._name, None, self._limited(timeout), pipeline, batch_size=batch_size, **options
+        )
+        return CommandCursor(
+            self._runner,
+            command,
+            session_state(session),
+            batch_size=batch_size,
+            comment=options.get("comment"),
+        )
+
+    # Collections.
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Deferred[Collection[dict[str, Any]]]:
+        """
+        Create a collection, view or time series.
+
+        @param options: the server's own (C{capped}, C{size}, C{max},
+            C{validator}, C{viewOn}, C{collation}, ...).
+        @return: fires with the collection; fails with code 48 where there
+            is one already.
+        """
+        collection = self[name]
+        command = CreateCollection(self._name, name, self._limited(timeout), **options)
+        created = self._run(command, session)
+        return created.addCallback(lambda reply: collection)
+
+    def drop_collection(
+        self, name_or_collection: str | Collection[Any], **options: Any
+    ) -> Deferred[None]:
+        """
+        Drop a collection; see L{Collection.drop}.
+        """
+        if isinstance(name_or_collection, Collection):
+            name_or_collection = name_or_collection.name
+        return self[name_or_collection].drop(**options)
+
+    def drop(
+        self,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        comment: Any = None,
+    ) -> Deferred[None]:
+        """
+        Drop the database itself.
+        """
+        command = DropDatabase(self._name, self._limited(timeout), comment=comment)
+        dropped = self._run(command, session)
+        return dropped.addCallback(lambda reply: None)
+
+    def list_collections(
+        self,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> CommandCursor[dict[str, Any]]:
+        """
+        The collections and views, one document for each.
+
+        @param options: C{filter}, C{name_only}, C{authorized_collections},
+            C{comment}.
+        @return: a cursor, which starts on its first use.
+        """
+        command = ListCollections(
+            self._name, self._limited(timeout), batch_size=batch_size, **options
+        )
+        return CommandCursor(
+            self._runner,
+            command,
+            session_state(session),
+            batch_size=batch_size,
+            comment=options.get("comment"),
+        )
+
+    def list_collection_names(
+        self, *, filter: Mapping[str, Any] | None = None, **options: Any
+    ) -> Deferred[list[str]]:
+        """
+        The names of the collections and views.
+
+        @param options: as in L{list_collections}.
+        """
+        # Names alone need no lock on each collection, but allow no other filter.
+        name_only = None if filter and set(filter) != {"name"} else True
+        listed = self.list_collections(
+            **{"filter": filter, "name_only": name_only, **options}
+        ).to_list()
+        return listed.addCallback(lambda found: [item["name"] for item in found])
+
+
+class _CursorCommand(CursorCommand):
+    """A command document as the user wrote it, answered by a cursor."""
+
+    follows_read_preference = True
+
+
+def _command_document(
+    command: str | Mapping[str, Any], value: Any, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    if isinstance(command, str):
+        return {command: value, **arguments}
+    if not isinstance(command, Mapping):
+        raise TypeError(f"command must be a name or a mapping, not {type(command).__name__}")
+    if not command:
+        raise ValueError("the command document is empty")
+    return {**command, **arguments}
