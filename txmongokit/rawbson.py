@@ -258,9 +258,7 @@ def values_equal_key(kind: int, value: bytes) -> Hashable:
     if kind == 0x04:
         return (
             kind,
-            tuple(
-                values_equal_key(each, value[at:end]) for each, _, _, at, end in elements(value)
-            ),
+            tuple(values_equal_key(each, value[at:end]) for each, _, _, at, end in elements(value)),
         )
     return (kind, value)
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.replicator.test_entries import entry
 from txmongokit.replicator.batch import Batch, WriteGroup
 from txmongokit.replicator.entries import parse_entry
 from txmongokit.replicator.statements import Dialect, Operation
-from tests.replicator.test_entries import entry
 
 IDS: list[Any] = [1, 1.0, Int64(1), Decimal128("1"), True, "a", {"x": 1}, {"x": 1.0}]
 
@@ -70,9 +70,7 @@ def one_by_one(operations: list[Operation]) -> list[WriteGroup]:
 
 
 OPERATIONS = st.lists(
-    st.tuples(
-        st.sampled_from("iud"), st.sampled_from(IDS), st.sampled_from(["db.c", "db.d"])
-    ),
+    st.tuples(st.sampled_from("iud"), st.sampled_from(IDS), st.sampled_from(["db.c", "db.d"])),
     max_size=25,
 )
 

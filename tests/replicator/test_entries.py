@@ -4,6 +4,7 @@ Tests for L{txmongokit.replicator.entries}.
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from typing import Any
 
@@ -97,6 +98,29 @@ class ParseTests(SynchronousTestCase):
             self.assertEqual(parse_entry(entry(op)).op, op)
         self.assertEqual(bson.decode(parse_entry(entry("km", o=7)).o), {})
 
+    def test_any_order(self) -> None:
+        """
+        The usual form and any other order of fields are read alike.
+        """
+        previous = {"ts": Timestamp(9, 2), "t": Int64(4)}
+        for more in (
+            {},
+            {"wall": datetime.datetime(2026, 1, 1)},
+            {"stmtId": 0, "prevOpTime": previous},
+            {"stmtId": 0, "prevOpTime": {"ts": Timestamp(0, 0), "t": Int64(-1)}},
+        ):
+            for first in ({}, {"lsid": LSID, "txnNumber": Int64(3)}):
+                for second in ({}, {"o2": {"_id": 4}}):
+                    usual = bson.decode(entry("u", {"_id": 4, "x": [1]}))
+                    tail = {name: usual.pop(name) for name in ("ts", "t", "v")}
+                    document = first | usual | second | tail | more
+                    other = dict(reversed(document.items()))
+                    one, two = (parse_entry(bson.encode(each)) for each in (document, other))
+                    for name in OplogEntry.__slots__:
+                        if name not in ("raw", "prev_optime"):
+                            self.assertEqual(getattr(one, name), getattr(two, name), name)
+                    self.assertEqual(one.prev_optime, two.prev_optime)
+
     def test_timestamp(self) -> None:
         """
         Positions and timestamps turn into one another, also past 2038.
@@ -146,7 +170,9 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual((parsed.txn_number, parsed.lsid), (9, bson.encode(LSID)))
         self.assertIsNone(parsed.prev_optime)
         operations = inner_operations(parsed)
-        self.assertEqual([(each.op, each.ns) for each in operations], [("i", "db.c"), ("u", "db.d")])
+        self.assertEqual(
+            [(each.op, each.ns) for each in operations], [("i", "db.c"), ("u", "db.d")]
+        )
         self.assertEqual({(each.ts, each.term) for each in operations}, {(parsed.ts, 5)})
         self.assertEqual(operations[0].o, bson.encode(INNER[0]["o"]))  # type: ignore[arg-type]
         self.assertEqual(operations[1].o2, bson.encode({"_id": 2}))

@@ -10,9 +10,9 @@ import bson
 from bson.int64 import Int64
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.replicator.test_entries import entry
 from txmongokit.replicator.entries import UnsupportedEntry, parse_entry
 from txmongokit.replicator.statements import Dialect, Operation
-from tests.replicator.test_entries import entry
 
 OLD = Dialect(apply_oplog_update=False, dollar_names=False)
 NEW = Dialect(apply_oplog_update=True)

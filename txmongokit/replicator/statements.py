@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TypeAlias
 
-from txmongokit.rawbson import elements, find_element, values_equal_key, wrap
+from txmongokit.rawbson import elements, find_element, value_end, values_equal_key, wrap
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
 
 __all__ = ["Dialect", "Operation"]
@@ -24,6 +24,7 @@ _Value: TypeAlias = tuple[int, bytes]
 _UPSERT = b"\x08upsert\0\x01\0"
 _LIMIT_ONE = b"\x10limit\0\x01\0\0\0\0"
 _DOLLAR = 0x24
+_DIFF_HEAD = b"\x10$v\0\x02\0\0\0\x03diff\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,15 @@ class Operation:
             if entry.o2 is None:
                 raise _unsupported(entry, "does not say which document to update")
             source = entry.o2
-        found = find_element(source, b"_id")
-        if found is None:
-            raise _unsupported(entry, "has no _id")
-        id_kind, _, start, value, end = found
+        if source[5:9] == b"_id\0":
+            # Where nearly every document has it.
+            id_kind, start, value = source[4], 4, 9
+            end = 21 if id_kind == 0x07 else value_end(source, id_kind, 9, len(source) - 1)
+        else:
+            found = find_element(source, b"_id")
+            if found is None:
+                raise _unsupported(entry, "has no _id")
+            id_kind, _, start, value, end = found
         operation = cls()
         operation.kind = kind
         operation.namespace = namespace
@@ -161,6 +167,8 @@ def _update(entry: OplogEntry, dialect: Dialect) -> bytes:
     o = entry.o
     if o[5] != _DOLLAR:
         return _replacement(entry, dialect)
+    if dialect.apply_oplog_update and o.startswith(_DIFF_HEAD, 4):
+        return _internal_update(o)
     version = find_element(o, b"$v")
     if version is None or _integer(o, version[0], version[3]) == 1:
         rest = []
@@ -176,10 +184,27 @@ def _update(entry: OplogEntry, dialect: Dialect) -> bytes:
     if diff is None or diff[0] != 0x03:
         raise _unsupported(entry, "has no diff")
     if dialect.apply_oplog_update:
-        inner = _document(("oplogUpdate", (0x03, o)))
-        return _pipeline(_document(("$_internalApplyOplogUpdate", inner)))
+        return _internal_update(o)
     new = _patched_object(entry, _string("$$ROOT"), o[diff[3] : diff[4]], 0)
     return _pipeline(_document(("$replaceWith", new)))
+
+
+def _internal_update(o: bytes) -> bytes:
+    # [{$_internalApplyOplogUpdate: {oplogUpdate: o}}]: the lengths count inwards.
+    size = len(o)
+    return b"".join(
+        (
+            b"\x04u\0",
+            _pack(size + 59),
+            b"\x030\0",
+            _pack(size + 51),
+            b"\x03$_internalApplyOplogUpdate\0",
+            _pack(size + 18),
+            b"\x03oplogUpdate\0",
+            o,
+            b"\0\0\0",
+        )
+    )
 
 
 def _integer(data: bytes, kind: int, at: int) -> int:
@@ -243,9 +268,7 @@ def _switch(branches: list[tuple[_Value, _Value]], default: _Value) -> _Value:
     if not branches:
         return default
     cases = [_document(("case", case), ("then", then)) for case, then in branches]
-    return _document(
-        ("$switch", _document(("branches", _array(*cases)), ("default", default)))
-    )
+    return _document(("$switch", _document(("branches", _array(*cases)), ("default", default))))
 
 
 def _patched(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:
