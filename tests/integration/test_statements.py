@@ -38,7 +38,7 @@ def value(chance: random.Random, depth: int = 0) -> Any:
             "$" + "x" * chance.randrange(30),
             None,
             Decimal128("1.50"),
-            datetime.datetime(2026, 1, chance.randrange(1, 28)),
+            datetime.datetime(2026, 1, chance.randrange(1, 28), tzinfo=datetime.UTC),
             b"bytes",
         ][pick]
     if pick < 10:
@@ -163,8 +163,9 @@ class EqualityTests(SynchronousTestCase):
                 if group.kind == "update":
                     self.assertEqual(reply["n"], len(statements))
         raw: Any = bson.CodecOptions(document_class=RawBSONDocument)
+        client: MongoClient[Any] = self.client
         one, other = (
-            {each["_id"]: each.raw for each in self.client[name].get_collection("c", raw).find()}
+            {each["_id"]: each.raw for each in client[name].get_collection("c", raw).find()}
             for name in ("source", "destination")
         )
         self.assertEqual(len(one), 20)

@@ -4,6 +4,7 @@ Tests for L{txmongokit.replicator.batch}.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import bson
@@ -119,7 +120,7 @@ class GroupTests(SynchronousTestCase):
                 [s for group in mine for s in group.statements],
                 [each.statement for each in operations if each.namespace == namespace],
             )
-            for one, other in zip(mine, mine[1:], strict=False):
+            for one, other in itertools.pairwise(mine):
                 self.assertNotEqual(one.kind, other.kind)
 
     def test_few_groups(self) -> None:

@@ -105,7 +105,7 @@ class ParseTests(SynchronousTestCase):
         previous = {"ts": Timestamp(9, 2), "t": Int64(4)}
         for more in (
             {},
-            {"wall": datetime.datetime(2026, 1, 1)},
+            {"wall": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)},
             {"stmtId": 0, "prevOpTime": previous},
             {"stmtId": 0, "prevOpTime": {"ts": Timestamp(0, 0), "t": Int64(-1)}},
         ):
