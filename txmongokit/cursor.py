@@ -80,11 +80,8 @@ class CommandCursor(Generic[DocumentT]):
         self._options = options
         self._session = session
         self._implicit = session is None
-        self._batch_size: int | None = None
-        self._comment: Any = None
         self._raw = False
         self._tailable = False
-        self._max_await_time_ms: int | None = None
         self._limit = 0
         self._retrieved = 0
         self._last: CursorBatch | None = None
@@ -169,6 +166,7 @@ class CommandCursor(Generic[DocumentT]):
             self._fetch = None
 
     async def _advance(self) -> list[DocumentT]:
+        command: CursorCommand
         if self._started:
             command = self._get_more()
         else:
@@ -399,6 +397,8 @@ class Cursor(CommandCursor[DocumentT]):
         self._collection = collection
         self._filter = filter
         self._arguments = arguments
+        self._comment: Any = None
+        self._max_await_time_ms: int | None = None
         self._raw = raw
         self._set_limit(limit)
         self._set_batch_size(batch_size)

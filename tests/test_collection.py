@@ -1,0 +1,361 @@
+"""
+Tests for L{txmongokit.collection}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+from bson.raw_bson import RawBSONDocument
+from pymongo import DeleteMany, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
+from pymongo.collation import Collation
+from pymongo.write_concern import WriteConcern
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes import FakeRunner, cursor_reply
+from txmongokit.collection import Collection
+from txmongokit.database import Database
+from txmongokit.errors import (
+    BulkWriteError,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    InvalidName,
+    OperationFailure,
+    WriteConcernError,
+    WriteError,
+)
+
+DUPLICATE = {"index": 0, "code": 11000, "errmsg": "E11000 duplicate key"}
+
+
+def collection(runner: FakeRunner, **options: Any) -> Collection[dict[str, Any]]:
+    """The collection that all tests use."""
+    return Database(runner, "db", **options)["things"]
+
+
+class NameTests(SynchronousTestCase):
+    """
+    Names, sub-collections and mistakes.
+    """
+
+    def test_sub_collections(self) -> None:
+        """Attributes and items name sub-collections."""
+        things = collection(FakeRunner())
+        self.assertEqual(things.parts.full_name, "db.things.parts")
+        self.assertEqual(things["parts"], things.parts)
+        self.assertEqual(len({things["parts"], things.parts}), 1)
+        self.assertRaises(AttributeError, getattr, things, "_parts")
+        self.assertEqual(things["_parts"].name, "things._parts")
+        self.assertEqual(repr(things), "<Collection db.things>")
+
+    def test_mistyped_method(self) -> None:
+        """Calling what is no method names the nearest one."""
+        error = self.assertRaises(TypeError, collection(FakeRunner()).insert_On, {})
+        self.assertIn("'insert_one'", str(error))
+
+    def test_truth(self) -> None:
+        """A collection has no truth value."""
+        self.assertRaises(TypeError, bool, collection(FakeRunner()))
+
+    def test_invalid_names(self) -> None:
+        """Names that no server takes are refused."""
+        for name in ("", ".a", "a.", "a..b", "a$b", "a\0b"):
+            self.assertRaises(InvalidName, Database(FakeRunner(), "db").__getitem__, name)
+
+    def test_unknown_option(self) -> None:
+        """An unknown option is an error at once, not dropped."""
+        runner = FakeRunner()
+        for call in (
+            lambda: collection(runner).find({}, colation={}),
+            lambda: collection(runner).distinct("a", colation={}),
+            lambda: collection(runner).update_one({}, {"$set": {}}, colation={}),
+            lambda: collection(runner).find_one({}, colation={}),
+        ):
+            self.assertIn("'collation'", str(self.assertRaises(TypeError, call)))
+        self.assertEqual(runner.commands, [])
+
+
+class ReadTests(SynchronousTestCase):
+    """
+    Reading.
+    """
+
+    def test_find_one(self) -> None:
+        """One document or none, by one command without a session of its own."""
+        runner = FakeRunner(cursor_reply([{"_id": 1}]), cursor_reply([]))
+        self.assertEqual(self.successResultOf(collection(runner).find_one(1)), {"_id": 1})
+        self.assertIsNone(self.successResultOf(collection(runner).find_one({"a": 1})))
+        self.assertEqual(
+            runner.bodies[0],
+            {"find": "things", "filter": {"_id": 1}, "limit": 1, "singleBatch": True},
+        )
+        self.assertEqual(runner.sessions, [None, None])
+
+    def test_counts(self) -> None:
+        """Both counts give numbers; no match counts 0."""
+        runner = FakeRunner(cursor_reply([{"_id": 1, "n": 4}]), cursor_reply([]), {"n": 9, "ok": 1})
+        things = collection(runner)
+        self.assertEqual(self.successResultOf(things.count_documents({}, skip=1, limit=5)), 4)
+        self.assertEqual(self.successResultOf(things.count_documents({})), 0)
+        self.assertEqual(self.successResultOf(things.estimated_document_count()), 9)
+        stages = [next(iter(stage)) for stage in runner.bodies[0]["pipeline"]]
+        self.assertEqual(stages, ["$match", "$skip", "$limit", "$group"])
+
+    def test_distinct_options(self) -> None:
+        """Distinct sends its collation."""
+        runner = FakeRunner({"values": [1, 2], "ok": 1})
+        found = collection(runner).distinct("a", {"b": 1}, collation=Collation("de"))
+        self.assertEqual(self.successResultOf(found), [1, 2])
+        self.assertEqual(runner.bodies[0]["collation"]["locale"], "de")
+        self.assertEqual(runner.bodies[0]["query"], {"b": 1})
+
+    def test_aggregate_out(self) -> None:
+        """A pipeline that writes is a write."""
+        runner = FakeRunner(cursor_reply([]), cursor_reply([]))
+        self.successResultOf(collection(runner).aggregate([{"$out": "x"}]).to_list())
+        self.successResultOf(collection(runner).aggregate([{"$match": {}}]).to_list())
+        kinds = [(command.is_write, command.is_read) for command in runner.commands]
+        self.assertEqual(kinds, [(True, False), (False, True)])
+
+
+class WriteTests(SynchronousTestCase):
+    """
+    Writing.
+    """
+
+    def test_insert_one(self) -> None:
+        """The caller's document gets its C{_id}, which the result reports."""
+        runner = FakeRunner({"n": 1, "ok": 1})
+        document: dict[str, Any] = {"a": 1}
+        result = self.successResultOf(collection(runner).insert_one(document, comment="why"))
+        self.assertEqual(result.inserted_id, document["_id"])
+        self.assertEqual(runner.statements(), [document])
+        self.assertEqual(runner.bodies[0], {"insert": "things", "ordered": True, "comment": "why"})
+
+    def test_insert_raw(self) -> None:
+        """A raw document goes out as it is."""
+        runner = FakeRunner({"n": 1, "ok": 1})
+        raw = bson.encode({"_id": 5})
+        result = self.successResultOf(collection(runner).insert_one(RawBSONDocument(raw)))
+        self.assertEqual(result.inserted_id, 5)
+        self.assertEqual(runner.requests[0].sequences, (("documents", (raw,)),))
+
+    def test_insert_duplicate(self) -> None:
+        """A duplicate key is its own error."""
+        runner = FakeRunner({"n": 0, "writeErrors": [DUPLICATE], "ok": 1})
+        error = self.failureResultOf(collection(runner).insert_one({}), DuplicateKeyError).value
+        self.assertEqual(error.code, 11000)
+
+    def test_unacknowledged(self) -> None:
+        """What asks for no reply says so in its result."""
+        things = collection(FakeRunner(), write_concern=WriteConcern(w=0))
+        command = things._runner
+        self.successResultOf(things.update_one({}, {"$set": {"a": 1}}))
+        self.assertFalse(command.commands[0].unacknowledged().acknowledged)
+
+    def test_update_result(self) -> None:
+        """Matched, modified and upserted are told apart."""
+        upserted = {"n": 1, "nModified": 0, "upserted": [{"index": 0, "_id": 3}], "ok": 1}
+        runner = FakeRunner({"n": 1, "nModified": 1, "ok": 1}, upserted)
+        things = collection(runner)
+        result = self.successResultOf(things.update_one({}, {"$set": {"a": 1}}))
+        self.assertEqual((result.matched_count, result.modified_count), (1, 1))
+        result = self.successResultOf(things.replace_one({}, {"a": 1}, upsert=True))
+        self.assertEqual((result.matched_count, result.upserted_id), (0, 3))
+
+    def test_update_options(self) -> None:
+        """Every option goes where it belongs; only single updates may be retried."""
+        runner = FakeRunner()
+        things = collection(runner)
+        self.successResultOf(
+            things.update_one(
+                {"q": 1},
+                {"$set": {"a.$[x]": 1}},
+                upsert=True,
+                collation={"locale": "de"},
+                array_filters=[{"x": 1}],
+                hint=[("q", 1)],
+                sort={"q": -1},
+                bypass_document_validation=False,
+                let={"v": 1},
+            )
+        )
+        self.assertEqual(
+            runner.statements(),
+            [
+                {
+                    "q": {"q": 1},
+                    "u": {"$set": {"a.$[x]": 1}},
+                    "upsert": True,
+                    "collation": {"locale": "de"},
+                    "arrayFilters": [{"x": 1}],
+                    "hint": {"q": 1},
+                    "sort": {"q": -1},
+                }
+            ],
+        )
+        self.assertIs(runner.bodies[0]["bypassDocumentValidation"], False)
+        self.assertEqual(runner.bodies[0]["let"], {"v": 1})
+        self.successResultOf(things.update_many({}, [{"$set": {"a": 1}}]))
+        self.successResultOf(things.delete_many({}, hint="a_1"))
+        self.assertEqual([command.retryable for command in runner.commands], [True, False, False])
+        self.assertEqual(runner.statements(2), [{"q": {}, "limit": 0, "hint": "a_1"}])
+
+    def test_wrong_updates(self) -> None:
+        """Operators and whole documents are not taken for each other."""
+        things = collection(FakeRunner())
+        self.assertRaises(ValueError, things.update_one, {}, {"a": 1})
+        self.assertRaises(ValueError, things.update_one, {}, {})
+        self.assertRaises(ValueError, things.replace_one, {}, {"$set": {"a": 1}})
+        self.assertRaises(TypeError, things.update_one, {}, 5)
+        self.assertRaises(TypeError, things.delete_one, None)
+        self.assertRaises(TypeError, things.insert_one, [])
+
+    def test_find_one_and_update(self) -> None:
+        """It gives the document, and fails where the write concern is not met."""
+        concern = {"code": 100, "errmsg": "not enough members"}
+        runner = FakeRunner(
+            {"value": {"_id": 1}, "ok": 1}, {"value": None, "writeConcernError": concern, "ok": 1}
+        )
+        things = collection(runner)
+        found = things.find_one_and_update(
+            {}, {"$set": {"a": 1}}, return_document=ReturnDocument.AFTER, projection=["a"]
+        )
+        self.assertEqual(self.successResultOf(found), {"_id": 1})
+        self.assertIs(runner.bodies[0]["new"], True)
+        self.assertEqual(runner.bodies[0]["fields"], {"a": 1})
+        self.failureResultOf(things.find_one_and_delete({}), WriteConcernError)
+        self.assertIs(runner.bodies[1]["remove"], True)
+
+    def test_too_large(self) -> None:
+        """A document over the limit is refused before anything is sent."""
+        runner = FakeRunner()
+        large = {"a": b"x" * (16 * 1024 * 1024)}
+        failed = collection(runner).insert_many([{}, large])
+        error = self.failureResultOf(failed, DocumentTooLarge).value
+        self.assertIn(str(16 * 1024 * 1024), str(error))
+        self.assertEqual(runner.requests, [])
+
+    def test_raw_write(self) -> None:
+        """Raw statements go out untouched; the first failure is raised with its labels."""
+        failure = {
+            "n": 0,
+            "writeErrors": [{"index": 0, "code": 112, "errmsg": "conflict"}],
+            "errorLabels": ["TransientTransactionError"],
+            "ok": 1,
+        }
+        runner = FakeRunner({"n": 1, "ok": 1}, failure)
+        statement = bson.encode({"q": {"_id": 1}, "u": {"$set": {"a": 1}}})
+        reply = self.successResultOf(
+            collection(runner).raw_write("update", [statement], bypass_document_validation=True)
+        )
+        self.assertEqual(reply["n"], 1)
+        self.assertEqual(runner.requests[0].sequences, (("updates", [statement]),))
+        self.assertIs(runner.bodies[0]["bypassDocumentValidation"], True)
+        failed = collection(runner).raw_write("update", [statement])
+        error = self.failureResultOf(failed, WriteError).value
+        self.assertTrue(error.has_error_label("TransientTransactionError"))
+        self.assertEqual((error.code, error.details["index"]), (112, 0))
+        self.assertRaises(ValueError, collection(runner).raw_write, "upsert", [])
+
+
+class BulkTests(SynchronousTestCase):
+    """
+    Bulk writes.
+    """
+
+    def test_ordered(self) -> None:
+        """Runs of one kind share a command, and no option is lost."""
+        runner = FakeRunner(
+            {"n": 2, "ok": 1},
+            {"n": 2, "nModified": 1, "upserted": [{"index": 1, "_id": 9}], "ok": 1},
+            {"n": 3, "ok": 1},
+        )
+        result = self.successResultOf(
+            collection(runner).bulk_write(
+                [
+                    InsertOne({"_id": 1}),
+                    InsertOne({"_id": 2}),
+                    UpdateOne({}, {"$set": {"a": 1}}, hint="a_1", sort={"a": 1}),
+                    ReplaceOne({}, {"a": 1}, upsert=True),
+                    DeleteMany({}, collation=Collation("de")),
+                ]
+            )
+        )
+        self.assertEqual(runner.names, ["insert", "update", "delete"])
+        self.assertEqual(runner.statements(1)[0]["sort"], {"a": 1})
+        self.assertEqual(runner.statements(2)[0]["collation"]["locale"], "de")
+        self.assertEqual(result.inserted_count, 2)
+        self.assertEqual(result.matched_count, 1)
+        self.assertEqual(result.deleted_count, 3)
+        self.assertEqual(result.upserted_ids, {3: 9})
+        self.assertEqual([command.retryable for command in runner.commands], [True, True, False])
+
+    def test_ordered_failure(self) -> None:
+        """An ordered bulk write ends with its first failure, by its own index."""
+        runner = FakeRunner({"n": 1, "ok": 1}, {"n": 0, "writeErrors": [DUPLICATE], "ok": 1})
+        requests = [
+            InsertOne({"secret": 1}),
+            UpdateMany({}, {"$set": {"secret": 2}}),
+            InsertOne({}),
+        ]
+        error = self.failureResultOf(collection(runner).bulk_write(requests), BulkWriteError).value
+        self.assertEqual(len(runner.commands), 2)
+        self.assertEqual(error.details["nInserted"], 1)
+        self.assertEqual(error.details["writeErrors"][0]["index"], 1)
+        self.assertIn("op", error.details["writeErrors"][0])
+        self.assertNotIn("secret", str(error))
+
+    def test_unordered(self) -> None:
+        """An unordered one groups by kind and tries everything."""
+        failed = {"n": 1, "writeErrors": [{**DUPLICATE, "index": 1}], "ok": 1}
+        runner = FakeRunner(failed, {"n": 1, "ok": 1})
+        requests = [InsertOne({}), DeleteMany({}), InsertOne({})]
+        attempt = collection(runner).bulk_write(requests, ordered=False)
+        error = self.failureResultOf(attempt, BulkWriteError).value
+        self.assertEqual(runner.names, ["insert", "delete"])
+        self.assertEqual(error.details["writeErrors"][0]["index"], 2)
+        self.assertEqual(error.details["nRemoved"], 1)
+
+    def test_insert_many(self) -> None:
+        """Many documents give many ids; none at all is an error."""
+        runner = FakeRunner({"n": 2, "ok": 1})
+        things = collection(runner)
+        result = self.successResultOf(things.insert_many([{"_id": 4}, {"_id": 5}]))
+        self.assertEqual(result.inserted_ids, [4, 5])
+        self.failureResultOf(things.insert_many([]), ValueError)
+        self.assertRaises(TypeError, things.bulk_write, [{"_id": 1}])
+
+
+class DefinitionTests(SynchronousTestCase):
+    """
+    The collection itself and its indexes.
+    """
+
+    def test_drop_missing(self) -> None:
+        """Dropping what is not there is no error; other failures are."""
+        runner = FakeRunner(OperationFailure("ns", 26), OperationFailure("no", 13))
+        self.assertIsNone(self.successResultOf(collection(runner).drop()))
+        self.failureResultOf(collection(runner).drop(), OperationFailure)
+
+    def test_indexes(self) -> None:
+        """Indexes are created with their options and listed by name."""
+        listed = [{"v": 2, "key": {"a": 1}, "name": "a_1", "unique": True}]
+        runner = FakeRunner({"ok": 1}, cursor_reply(listed), {"ok": 1})
+        things = collection(runner)
+        self.assertEqual(self.successResultOf(things.create_index("a", unique=True)), "a_1")
+        index = {"name": "a_1", "key": {"a": 1}, "unique": True}
+        self.assertEqual(dict(runner.bodies[0]["indexes"][0]), index)
+        information = self.successResultOf(things.index_information())
+        self.assertEqual(information, {"a_1": {"v": 2, "key": [("a", 1)], "unique": True}})
+        self.successResultOf(things.drop_index([("a", 1)]))
+        self.assertEqual(runner.bodies[2], {"dropIndexes": "things", "index": "a_1"})
+
+    def test_rename(self) -> None:
+        """Renaming is the admin database's command."""
+        runner = FakeRunner()
+        self.successResultOf(collection(runner).rename("other", drop_target=True))
+        self.assertEqual(runner.commands[0].database, "admin")
+        expected = {"renameCollection": "db.things", "to": "db.other", "dropTarget": True}
+        self.assertEqual(runner.bodies[0], expected)
