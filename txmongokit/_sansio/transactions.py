@@ -20,6 +20,7 @@ from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from txmongokit._pymongo import add_error_label, remove_error_label
 from txmongokit._sansio.commands.base import Command
 from txmongokit.errors import (
     ConfigurationError,
@@ -422,15 +423,15 @@ class SessionState:
         if command.name == "commitTransaction":
             self._label_commit(error)
         elif self.in_transaction and isinstance(error, ConnectionFailure):
-            error._add_error_label(TRANSIENT)
+            add_error_label(error, TRANSIENT)
 
     def _label_commit(self, error: PyMongoError) -> None:
         code = getattr(error, "code", None)
         details = getattr(error, "details", None) or {}
         if isinstance(error, ConnectionFailure):
-            error._remove_error_label(TRANSIENT)
-            error._add_error_label(UNKNOWN_COMMIT)
+            remove_error_label(error, TRANSIENT)
+            add_error_label(error, UNKNOWN_COMMIT)
         elif code == 50 or error.has_error_label("RetryableWriteError"):
-            error._add_error_label(UNKNOWN_COMMIT)
+            add_error_label(error, UNKNOWN_COMMIT)
         elif details.get("writeConcernError") and code not in _WRITE_CONCERN_DEFINITE:
-            error._add_error_label(UNKNOWN_COMMIT)
+            add_error_label(error, UNKNOWN_COMMIT)

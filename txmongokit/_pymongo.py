@@ -1,0 +1,168 @@
+"""
+The only module with private names of PyMongo, each with a way to do without.
+
+PyMongo moves its private names between releases; whatever breaks, breaks
+here, and C{tests/test_pymongo.py} takes each name away in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import bson
+from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
+
+from txmongokit.errors import (
+    ConfigurationError,
+    CursorNotFound,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+)
+
+__all__ = [
+    "NOT_PRIMARY_CODES",
+    "NODE_RECOVERING_CODES",
+    "RETRYABLE_CODES",
+    "SHUTTING_DOWN_CODES",
+    "Hello",
+    "add_error_label",
+    "add_to_bulk",
+    "decode_selective",
+    "raise_command_error",
+    "remove_error_label",
+    "saslprep",
+]
+
+try:
+    from pymongo.hello import Hello
+except ImportError:  # where its class is used it is importable, too
+    from pymongo.server_description import Hello  # type: ignore[attr-defined, no-redef]
+
+try:
+    from bson import _decode_all_selective as _selective
+except ImportError:
+    _selective = None  # type: ignore[assignment]
+
+try:
+    from pymongo.saslprep import saslprep as _saslprep
+except ImportError:
+    _saslprep = None  # type: ignore[assignment]
+
+# SDAM specification, "not writable primary" and "node is recovering".
+NODE_RECOVERING_CODES = frozenset({11600, 11602, 13436, 189, 91})
+NOT_PRIMARY_CODES = frozenset({10107, 13435, 10058})
+SHUTTING_DOWN_CODES = frozenset({11600, 91})
+# Retryable reads specification: what a read is tried again after.
+RETRYABLE_CODES = frozenset(
+    {6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
+)
+_DUPLICATE_KEY_CODES = frozenset({11000, 11001, 12582})
+
+
+def decode_selective(
+    raw: bytes, codec_options: CodecOptions[Any], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Decode a reply: with C{codec_options} below the given fields only.
+
+    @param fields: as C{{"cursor": {"firstBatch": 1}}}.
+    """
+    if codec_options is DEFAULT_CODEC_OPTIONS or codec_options == DEFAULT_CODEC_OPTIONS:
+        return bson.decode(raw)
+    if _selective is not None:
+        decoded: dict[str, Any] = _selective(raw, codec_options, fields)[0]
+        return decoded
+    # Twice, and what the user's options made of the user's fields put in.
+    reply = bson.decode(raw)
+    _splice(reply, bson.decode(raw, codec_options), fields)
+    return reply
+
+
+def _splice(reply: dict[str, Any], theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    for name, inner in fields.items():
+        if name in reply:
+            if isinstance(inner, Mapping):
+                _splice(reply[name], theirs[name], inner)
+            else:
+                value = theirs[name]
+                reply[name] = list(value) if isinstance(reply[name], list) else value
+
+
+def add_to_bulk(operation: Any, bulk: Any) -> None:
+    """
+    Have one of PyMongo's write operations call C{bulk}'s C{add_*} method
+    with everything that it holds.
+
+    @raise TypeError: it is no write operation.
+    """
+    try:
+        visit = operation._add_to_bulk
+    except AttributeError:
+        raise TypeError(
+            f"{type(operation).__name__} is no write operation: use InsertOne, UpdateOne, "
+            "UpdateMany, ReplaceOne, DeleteOne or DeleteMany of pymongo.operations"
+        ) from None
+    visit(bulk)
+
+
+def saslprep(text: str) -> str:
+    """
+    A user name or password as SCRAM wants it (RFC 4013).
+
+    @raise ConfigurationError: it has characters that are not allowed.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    if _saslprep is None:
+        raise ConfigurationError(
+            "user names and passwords outside ASCII need PyMongo's saslprep, which this "
+            "version of PyMongo does not have: install another one"
+        )
+    try:
+        prepared = _saslprep(text)
+    except ValueError as error:
+        raise ConfigurationError(f"the user name or password is not allowed: {error}") from error
+    return prepared if isinstance(prepared, str) else prepared.decode()
+
+
+def add_error_label(error: PyMongoError, label: str) -> None:
+    """
+    Label an error, so that C{has_error_label} says so.
+    """
+    add = getattr(error, "_add_error_label", None)
+    if add is not None:
+        add(label)
+    else:
+        error._error_labels = {*getattr(error, "_error_labels", ()), label}
+
+
+def remove_error_label(error: PyMongoError, label: str) -> None:
+    """
+    Take a label off an error.
+    """
+    remove = getattr(error, "_remove_error_label", None)
+    if remove is not None:
+        remove(label)
+    else:
+        error._error_labels = set(getattr(error, "_error_labels", ())) - {label}
+
+
+def raise_command_error(reply: Mapping[str, Any], max_wire_version: int | None) -> NoReturn:
+    """
+    Raise what a reply with C{ok: 0} stands for.
+    """
+    code = reply.get("code")
+    message = str(reply.get("errmsg") or reply.get("$err") or "the server gave no reason")
+    if code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES:
+        raise NotPrimaryError(message, reply)
+    if code in _DUPLICATE_KEY_CODES:
+        raise DuplicateKeyError(message, code, reply, max_wire_version)
+    if code == 50:
+        raise ExecutionTimeout(message, code, reply, max_wire_version)
+    if code == 43:
+        raise CursorNotFound(message, code, reply, max_wire_version)
+    raise OperationFailure(message, code, reply, max_wire_version)

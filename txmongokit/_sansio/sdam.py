@@ -1,0 +1,192 @@
+"""
+How what is seen of servers becomes a picture of the deployment.
+
+PyMongo's C{TopologyDescription} and C{ServerDescription} are the picture;
+the rules for errors are the server-discovery-and-monitoring specification's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bson.objectid import ObjectId
+from pymongo.server_description import ServerDescription
+from pymongo.topology_description import (
+    TOPOLOGY_TYPE,
+    TopologyDescription,
+    updated_topology_description,
+)
+
+from txmongokit._pymongo import (
+    NODE_RECOVERING_CODES,
+    NOT_PRIMARY_CODES,
+    SHUTTING_DOWN_CODES,
+    Hello,
+)
+from txmongokit.errors import ConnectionFailure, NetworkTimeout, NotPrimaryError
+from txmongokit.options import ClientOptions
+from txmongokit.types import Address
+
+__all__ = [
+    "ErrorEffect",
+    "RoundTripTime",
+    "error_effect",
+    "initial_description",
+    "is_stale",
+    "server_description",
+    "unknown_server",
+    "updated_description",
+]
+
+
+class _Settings:
+    """What a L{TopologyDescription} asks of its settings."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        self.seeds = options.seeds
+        self.heartbeat_frequency = options.heartbeat_frequency
+        self.local_threshold_ms = options.local_threshold * 1000
+        self._srv_max_hosts = 0
+        self._topology_id = ObjectId()
+
+
+def initial_description(options: ClientOptions) -> TopologyDescription:
+    """
+    The deployment before anything was seen of it.
+    """
+    if options.direct_connection:
+        kind = TOPOLOGY_TYPE.Single
+    elif options.replica_set is not None:
+        kind = TOPOLOGY_TYPE.ReplicaSetNoPrimary
+    else:
+        kind = TOPOLOGY_TYPE.Unknown
+    servers = {address: ServerDescription(address) for address in options.seeds}
+    return TopologyDescription(kind, servers, options.replica_set, None, None, _Settings(options))
+
+
+def updated_description(
+    description: TopologyDescription, server: ServerDescription
+) -> TopologyDescription:
+    """
+    The deployment after one of its servers was seen, or was not.
+    """
+    return updated_topology_description(description, server)
+
+
+def server_description(
+    address: Address, reply: Mapping[str, Any], round_trip_time: float
+) -> ServerDescription:
+    """
+    A server as its reply to C{hello} describes it.
+    """
+    return ServerDescription(address, Hello(dict(reply)), round_trip_time)
+
+
+def unknown_server(address: Address, error: Exception) -> ServerDescription:
+    """
+    A server that could not be asked, or must not be used.
+    """
+    return ServerDescription(address, error=error)
+
+
+def is_stale(current: ServerDescription, seen: ServerDescription) -> bool:
+    """
+    Whether what was seen is older than what is known.
+    """
+    return _is_older(_topology_version(seen), current.topology_version, strictly=True)
+
+
+def _topology_version(server: ServerDescription) -> Mapping[str, Any] | None:
+    if server.topology_version is not None:
+        return server.topology_version
+    details = getattr(server.error, "details", None)
+    return details.get("topologyVersion") if isinstance(details, Mapping) else None
+
+
+def _is_older(
+    one: Mapping[str, Any] | None, current: Mapping[str, Any] | None, *, strictly: bool
+) -> bool:
+    if one is None or current is None or one["processId"] != current["processId"]:
+        return False
+    if strictly:
+        return bool(one["counter"] < current["counter"])
+    return bool(one["counter"] <= current["counter"])
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEffect:
+    """
+    What an operation's error does to the server it came from.
+    """
+
+    mark_unknown: bool = False
+    clear_pool: bool = False
+    request_check: bool = False
+
+
+def error_effect(
+    error: Exception, *, server_description: ServerDescription, handshaken: bool
+) -> ErrorEffect:
+    """
+    Judge an operation's error.
+
+    @param handshaken: whether the connection had been established.
+    """
+    if isinstance(error, NotPrimaryError):
+        return _state_change(error, server_description)
+    if not isinstance(error, ConnectionFailure):
+        # What the server answered, even a refused log-in, says that it is there;
+        # but new connections cannot be had.
+        return ErrorEffect(clear_pool=not handshaken)
+    if handshaken and isinstance(error, NetworkTimeout):
+        # One slow operation says nothing of the server.
+        return ErrorEffect()
+    return ErrorEffect(mark_unknown=True, clear_pool=True, request_check=True)
+
+
+def _state_change(error: NotPrimaryError, server: ServerDescription) -> ErrorEffect:
+    details: Mapping[str, Any] = error.details if isinstance(error.details, Mapping) else {}
+    if _is_older(details.get("topologyVersion"), server.topology_version, strictly=False):
+        return ErrorEffect()
+    code = details.get("code")
+    if code is not None and code not in NOT_PRIMARY_CODES | NODE_RECOVERING_CODES:
+        return ErrorEffect()
+    return ErrorEffect(
+        mark_unknown=True, clear_pool=code in SHUTTING_DOWN_CODES, request_check=True
+    )
+
+
+class RoundTripTime:
+    """
+    The weighted average of a server's round trip times (server-selection
+    specification).
+    """
+
+    _WEIGHT = 0.2
+
+    def __init__(self) -> None:
+        self._average: float | None = None
+
+    @property
+    def average(self) -> float:
+        """
+        In seconds; 0 before the first sample.
+        """
+        return self._average or 0.0
+
+    def add(self, sample: float) -> None:
+        """
+        Take one more sample into account.
+        """
+        old = self._average
+        self._average = (
+            sample if old is None else self._WEIGHT * sample + (1 - self._WEIGHT) * old
+        )
+
+    def reset(self) -> None:
+        """
+        Forget all samples, after the connection was lost.
+        """
+        self._average = None
