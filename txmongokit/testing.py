@@ -4,8 +4,8 @@ free ports and in temporary folders, with authentication or TLS where asked.
 
 Everything here blocks (a start takes a fraction of a second, up to about
 three seconds for a set of three) and uses PyMongo's own client, so that a
-test never has to trust what it tests. Use it from C{setUpClass}, from a
-script, or in a thread::
+test never has to trust what it tests. Use it from C{setUp}, from a script, or
+in a thread::
 
     with replica_set() as source:
         client = pymongo.MongoClient(source.uri)
