@@ -102,7 +102,7 @@ class ClientOptions:
     retry_writes: bool = True
     compressors: tuple[str, ...] = ()
     zlib_compression_level: int = -1
-    read_preference: Any = ReadPreference.PRIMARY
+    read_preference: Any = field(default_factory=lambda: ReadPreference.PRIMARY)
     read_concern: ReadConcern = field(default_factory=ReadConcern)
     write_concern: WriteConcern = field(default_factory=WriteConcern)
     codec_options: CodecOptions[Any] = field(default_factory=CodecOptions)

@@ -55,7 +55,7 @@ class CommandOptions:
     """
 
     codec_options: CodecOptions[Any] = DEFAULT_CODEC_OPTIONS
-    read_preference: Any = ReadPreference.PRIMARY
+    read_preference: Any = field(default_factory=lambda: ReadPreference.PRIMARY)
     read_concern: ReadConcern = field(default_factory=ReadConcern)
     write_concern: WriteConcern = field(default_factory=WriteConcern)
     timeout: float | None = None
