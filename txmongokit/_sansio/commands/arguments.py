@@ -148,6 +148,7 @@ _SHAPES: dict[str, Any] = {
     "collation": collation_document,
     "hint": hint_value,
     "projection": projection_document,
+    "fields": projection_document,
     "sort": lambda sort: key_document("sort", sort),
     "min": lambda keys: key_document("min", keys),
     "max": lambda keys: key_document("max", keys),

@@ -12,7 +12,6 @@ from typing import Any
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.int64 import Int64
-from bson.raw_bson import RawBSONDocument
 
 from txmongokit import rawbson
 from txmongokit._pymongo import decode_selective
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 _BATCH_FIELDS = {"cursor": {"firstBatch": 1, "nextBatch": 1}}
-_RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _NO_TYPES = DEFAULT_CODEC_OPTIONS.type_registry
 
 # How nearly every cursor reply begins: the element "cursor", in it the batch.
@@ -81,12 +79,11 @@ def _decode_raw(raw: bytes) -> dict[str, Any]:
 
 
 def _decode_raw_slowly(raw: bytes) -> dict[str, Any]:
-    reply = decode_selective(raw, _RAW_CODEC, _BATCH_FIELDS)
+    reply: dict[str, Any] = bson.decode(raw)
     cursor = reply.get("cursor")
     if cursor is not None:
-        for name in ("firstBatch", "nextBatch"):
-            if name in cursor:
-                cursor[name] = [document.raw for document in cursor[name]]
+        documents = rawbson.cursor_batch(raw)[2]
+        cursor["firstBatch" if "firstBatch" in cursor else "nextBatch"] = documents
     return reply
 
 

@@ -17,7 +17,7 @@ import bson
 from bson.codec_options import CodecOptions
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
-from txmongokit._pymongo import decode_selective
+from txmongokit._pymongo import NODE_RECOVERING_CODES, NOT_PRIMARY_CODES, decode_selective
 from txmongokit._sansio.commands.arguments import add_options
 from txmongokit._sansio.commands.base import Command, CommandOptions, Request
 from txmongokit.errors import (
@@ -59,8 +59,6 @@ _COMMAND_OVERHEAD = 16 * 1024
 _DUPLICATE_KEY = frozenset({11000, 11001, 12582})
 _WRITE_CONCERN_FAILED = 64
 _RETRYABLE = "RetryableWriteError"
-# Server discovery and monitoring specification: "not primary" and "node is recovering".
-_NOT_PRIMARY = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 
 
 def raise_write_concern_error(
@@ -85,7 +83,7 @@ def raise_write_concern_error(
             details["errorLabels"] = reply["errorLabels"]
     message = error.get("errmsg", "the write concern was not met")
     code = error.get("code")
-    if code in _NOT_PRIMARY:
+    if code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES:
         raise NotPrimaryError(message, details)
     if error.get("errInfo", {}).get("wtimeout") or code == _WRITE_CONCERN_FAILED:
         raise WTimeoutError(message, code, details)
@@ -377,6 +375,7 @@ class RawWrite(Statements[dict[str, Any]]):
         request = super().build(info)
         sent = len(request.sequences[0][1])
         if sent != len(self._statements):
+            self._taken = 0
             raise DocumentTooLarge(
                 f"{len(self._statements)} statements are more than one message takes "
                 f"({info.max_message_size} bytes, {info.max_write_batch_size} statements): "
