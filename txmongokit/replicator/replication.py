@@ -70,6 +70,7 @@ class Replication:
         saved: Callable[[Checkpoint], None],
     ) -> None:
         self.checkpoint = checkpoint
+        self.running = False
         self.progress = Progress(position=checkpoint.position)
         self._reactor = reactor
         self._tailer = tailer
@@ -95,6 +96,7 @@ class Replication:
 
         @param until: the position to end at; C{None} to follow for ever.
         """
+        self.running = True
         try:
             while not self._stopping:
                 documents = await self._tailer.next_batch()
@@ -106,6 +108,7 @@ class Replication:
             await self._submit()
             await self._written()
         finally:
+            self.running = False
             self._tailer.stop()
             writing, self._writing = self._writing, None
             if writing is not None:
@@ -148,7 +151,7 @@ class Replication:
             if each.op == "c":
                 # A collection made inside a transaction: made before it, so
                 # that the writes still land together.
-                await self._change_schema(each)
+                await self._prepare_schema(each)
                 continue
             if each.op not in "iud":
                 raise UnsupportedEntry(
@@ -171,6 +174,13 @@ class Replication:
         self.checkpoint = await self._schema.execute(change, entry, self.checkpoint)
         self.progress.commands += 1
         self._advanced()
+
+    async def _prepare_schema(self, entry: OplogEntry) -> None:
+        change = self._schema.plan(entry)
+        if change is not None:
+            await self._submit()
+            await self._written()
+            await self._schema.prepare(change)
 
     async def _submit(self) -> None:
         """Begin to write what was collected, once the batch before it is written."""

@@ -1,0 +1,406 @@
+"""
+The replicator as a Twisted service.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from txmongokit.replicator.arguments import Arguments, redacted
+from txmongokit.replicator.catalog import Catalog
+from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
+from txmongokit.replicator.ddl import UnsupportedDDL
+from txmongokit.replicator.entries import UnsupportedEntry, timestamp
+from txmongokit.replicator.inspection import (
+    Deployment,
+    DeploymentError,
+    inspect,
+    same_deployment,
+)
+from txmongokit.replicator.replication import Replication
+from txmongokit.replicator.resumefile import (
+    ResumeFileError,
+    check_writable,
+    read_position,
+    write_position,
+)
+from txmongokit.replicator.schema import SchemaWriter
+from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
+from txmongokit.replicator.start import StartError, StartPoint, decide
+from txmongokit.replicator.statements import Dialect
+from txmongokit.replicator.tailer import OplogGap, Tailer
+from txmongokit.replicator.writers import (
+    ApplyError,
+    BatchWriter,
+    CountingWriter,
+    TransactionWriter,
+    refusal,
+)
+from txmongokit.sessions import ClientSession
+
+__all__ = ["MongosyncService", "ReplicationFailed"]
+
+_EXPLAINED = (
+    ApplyError,
+    DeploymentError,
+    FencedError,
+    OplogGap,
+    ResumeFileError,
+    StartError,
+    UnsupportedDDL,
+    UnsupportedEntry,
+)
+# How often progress is logged and the resume file written, in seconds.
+_REPORT_EVERY = 10.0
+_SAVE_EVERY = 1.0
+
+
+class ReplicationFailed(Exception):
+    """
+    The replication cannot start or go on: one sentence with the cause.
+    """
+
+
+class MongosyncService(Service):
+    """
+    Replicates from the time it starts until it is stopped, has reached the
+    end (without C{--follow}), or fails.
+
+    @param reactor: for time and connections.
+    @ivar done: fires with C{None} at the end, fails with
+        L{ReplicationFailed}.
+    """
+
+    name = "mongosync"
+    _log = Logger()
+
+    def __init__(self, reactor: Any, arguments: Arguments) -> None:
+        self.done: Deferred[None] = Deferred()
+        self._reactor = reactor
+        self._arguments = arguments
+        self._source: ConnectionPool | None = None
+        self._destination: ConnectionPool | None = None
+        self._replication: Replication | None = None
+        self._running: Deferred[None] | None = None
+        self._reporter: LoopingCall | None = None
+        self._counting: CountingWriter | None = None
+        self._reported = (0.0, 0)
+        self._saved_at = float("-inf")
+        self._saved_position = 0
+
+    def startService(self) -> None:
+        """
+        Begin to replicate.
+        """
+        super().startService()
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addBoth(self._ended)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Finish the batch under way, store the position, close everything.
+
+        @return: fires when that is done; never fails.
+        """
+        super().stopService()
+        running = self._running
+        if running is None or running.called:
+            finished: Deferred[None] = Deferred()
+            finished.callback(None)
+            return finished
+        if self._replication is not None:
+            self._replication.stop()
+        else:
+            running.cancel()
+        ended: Deferred[None] = Deferred()
+        self.done.addBoth(_tell, ended)
+        return ended
+
+    def _ended(self, result: Any) -> None:
+        if isinstance(result, Failure) and result.check(CancelledError) is None:
+            self.done.errback(result)
+        else:
+            self.done.callback(None)
+
+    async def _run(self) -> None:
+        try:
+            await self._replicate()
+        except (ReplicationFailed, CancelledError):
+            raise
+        except _EXPLAINED as error:
+            raise ReplicationFailed(str(error)) from error
+        except OperationFailure as error:
+            raise ReplicationFailed(f"a server refused: {refusal(error)}") from error
+        except PyMongoError as error:
+            raise ReplicationFailed(str(error)) from error
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._reporter is not None and self._reporter.running:
+            self._reporter.stop()
+        replication = self._replication
+        if replication is not None:
+            self._save(replication.checkpoint.position, at_once=True)
+            self._report()
+        for pool in (self._source, self._destination):
+            if pool is not None:
+                await pool.disconnect()
+
+    # Starting.
+
+    def _connect(self, uri: str, what: str) -> ConnectionPool:
+        try:
+            return ConnectionPool(uri, reactor=self._reactor, appname="mongosync")
+        except (InvalidURI, ConfigurationError) as error:
+            raise ReplicationFailed(f"{what} {redacted(uri)}: {error}") from error
+
+    async def _inspect(self, pool: ConnectionPool, uri: str, what: str) -> Deployment:
+        try:
+            return await inspect(pool)
+        except PyMongoError as error:
+            text = refusal(error) if isinstance(error, OperationFailure) else str(error)
+            raise ReplicationFailed(f"{what} {redacted(uri)}: {text}") from error
+
+    async def _replicate(self) -> None:
+        arguments = self._arguments
+        # What can be wrong without asking anybody comes first.
+        resume_file = None if arguments.dry_run else arguments.resume_file
+        from_file = None if arguments.resume_file is None else read_position(arguments.resume_file)
+        if resume_file is not None:
+            check_writable(resume_file)
+        self._source = self._connect(arguments.source, "source")
+        self._destination = self._connect(arguments.destination, "destination")
+        source = await self._inspect(self._source, arguments.source, "source")
+        tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
+        self._check_source(source)
+        bounds = await tailer.bounds()
+        if bounds is None:
+            raise DeploymentError(
+                f"source {redacted(arguments.source)} has no entries in "
+                f"{arguments.oplog_namespace}: name a member of a replica set"
+            )
+        destination = await self._inspect(self._destination, arguments.destination, "destination")
+        self._check_destination(source, destination)
+        store = CheckpointStore(
+            self._destination, _key(source, arguments), _about(source, arguments)
+        )
+        stored = await store.load()
+        start = decide(
+            seconds_back=arguments.seconds_back,
+            option=arguments.seconds_option,
+            force_start=arguments.force_start,
+            checkpoint=None if stored is None else stored.position,
+            resume_position=from_file,
+            resume_file=arguments.resume_file,
+            oldest=bounds[0],
+            newest=bounds[1],
+            now=self._reactor.seconds(),
+        )
+        for warning in start.warnings:
+            self._log.warn("{warning}", warning=warning)
+        await self._verify_start(tailer, start)
+        await self._go(tailer, store, stored, start, destination, bounds[1])
+
+    def _check_source(self, source: Deployment) -> None:
+        shown = redacted(self._arguments.source)
+        if source.is_mongos:
+            raise DeploymentError(
+                f"source {shown} is a mongos: name the replica set of each shard, one after "
+                "the other"
+            )
+        if source.set_name is None:
+            raise DeploymentError(
+                f"source {shown} is a standalone server, which has no oplog: restart it with "
+                "--replSet and run rs.initiate()"
+            )
+
+    def _check_destination(self, source: Deployment, destination: Deployment) -> None:
+        arguments = self._arguments
+        shown = redacted(arguments.destination)
+        if destination.is_mongos:
+            raise DeploymentError(
+                f"destination {shown} is a mongos, which this version does not write to: name a "
+                "replica set"
+            )
+        if same_deployment(source, destination) and not arguments.selection.covers_renames():
+            raise DeploymentError(
+                f"source and destination {shown} are the same deployment: name another "
+                "destination, or give --ns and a --rename for each of its namespaces"
+            )
+        if destination.set_name is None and not arguments.at_least_once:
+            if destination.version >= (6, 2):
+                raise DeploymentError(
+                    f"destination {shown} is a standalone server of a version without atomic "
+                    "applyOps: use a replica set, or give --at-least-once"
+                )
+
+    async def _verify_start(self, tailer: Tailer, start: StartPoint) -> None:
+        """Before anything is written: the entry to resume after must be there."""
+        if start.verify and await tailer.entry_at(start.position) is None:
+            at = timestamp(start.position)
+            raise OplogGap(
+                f"the source's oplog has no entry at ({at.time}, {at.inc}), where {start.origin} "
+                "says to resume: it was overwritten or rolled back, or this is another source; "
+                "copy the data anew"
+            )
+
+    async def _go(
+        self,
+        tailer: Tailer,
+        store: CheckpointStore,
+        stored: Checkpoint | None,
+        start: StartPoint,
+        destination: Deployment,
+        newest: int,
+    ) -> None:
+        arguments = self._arguments
+        assert self._destination is not None
+        pool = self._destination
+        catalog = Catalog(pool)
+        writer: BatchWriter
+        if arguments.dry_run:
+            checkpoint = _first(start) if stored is None else stored
+            writer = self._counting = CountingWriter()
+            schema = SchemaWriter(pool, None, catalog, arguments.selection)
+        else:
+            session = pool.session(causal_consistency=False)
+            checkpoint = await _claim(store, stored, start, session)
+            writer = self._writer(session, store, catalog, destination)
+            schema = SchemaWriter(pool, store, catalog, arguments.selection)
+        position = checkpoint.position if start.from_checkpoint else start.position
+        self._log.info(
+            "starting after {at} from {origin}", at=timestamp(position), origin=start.origin
+        )
+        tailer.start(position, verify=start.verify)
+        self._replication = Replication(
+            self._reactor,
+            tailer,
+            writer,
+            schema,
+            arguments.selection,
+            Dialect.for_server(destination.version, probed=await self._probe(destination)),
+            checkpoint,
+            saved=lambda checkpoint: self._save(checkpoint.position),
+        )
+        self._reporter = LoopingCall(self._report)
+        self._reporter.clock = self._reactor
+        self._reporter.start(_REPORT_EVERY, now=False)
+        self._reported = (self._reactor.seconds(), 0)
+        await self._replication.run(None if arguments.follow else newest)
+
+    def _writer(
+        self,
+        session: ClientSession,
+        store: CheckpointStore,
+        catalog: Catalog,
+        destination: Deployment,
+    ) -> BatchWriter:
+        assert self._destination is not None
+        if destination.set_name is not None:
+            return TransactionWriter(self._reactor, self._destination, session, store, catalog)
+        if destination.version < (6, 2) and not self._arguments.at_least_once:
+            return ApplyOpsWriter(self._destination, store)
+        return RepeatingWriter(self._destination, store, catalog)
+
+    async def _probe(self, destination: Deployment) -> bool:
+        """Whether the destination takes $_internalApplyOplogUpdate; changes nothing."""
+        if destination.version < (6, 0):
+            return False
+        assert self._destination is not None
+        stage = {"$_internalApplyOplogUpdate": {"oplogUpdate": {"$v": 2, "diff": {}}}}
+        try:
+            await self._destination["txmongokit"].command(
+                {
+                    "explain": {
+                        "update": "mongosync",
+                        "updates": [{"q": {"_id": {"$in": []}}, "u": [stage]}],
+                    },
+                    "verbosity": "queryPlanner",
+                }
+            )
+        except OperationFailure:
+            return False
+        return True
+
+    # While it runs.
+
+    def _save(self, position: int, *, at_once: bool = False) -> None:
+        path = self._arguments.resume_file
+        if path is None or self._arguments.dry_run or position == self._saved_position:
+            return
+        now = self._reactor.seconds()
+        if at_once or now - self._saved_at >= _SAVE_EVERY:
+            write_position(Path(path), position)
+            self._saved_at, self._saved_position = now, position
+
+    def _report(self) -> None:
+        replication = self._replication
+        if replication is None:
+            return
+        progress = replication.progress
+        now = self._reactor.seconds()
+        since, before = self._reported
+        rate = (progress.applied - before) / max(now - since, 0.001)
+        self._reported = (now, progress.applied)
+        self._log.info(
+            "applied {applied} operations and {commands} commands ({rate:.0f}/s), skipped "
+            "{skipped}, missing {missing}, at {at}",
+            applied=progress.applied,
+            commands=progress.commands,
+            rate=rate,
+            skipped=progress.skipped,
+            missing=progress.missing,
+            at=timestamp(progress.position),
+        )
+        if self._counting is not None and not replication.running:
+            for (namespace, kind), count in sorted(self._counting.counts.items()):
+                self._log.info(
+                    "would apply {count} {kind} to {namespace}",
+                    count=count,
+                    kind={"i": "inserts", "u": "updates", "d": "deletes"}[kind],
+                    namespace=namespace,
+                )
+
+
+def _tell(result: Any, waiting: Deferred[None]) -> Any:
+    waiting.callback(None)
+    return result
+
+
+def _first(start: StartPoint) -> Checkpoint:
+    return Checkpoint(seq=0, position=start.position, term=-1, window_end=start.window_end)
+
+
+async def _claim(
+    store: CheckpointStore,
+    stored: Checkpoint | None,
+    start: StartPoint,
+    session: ClientSession,
+) -> Checkpoint:
+    """Be the one who moves the checkpoint."""
+    if stored is None:
+        first = _first(start)
+        await store.create(first, session)
+        return first
+    return await store.take_over(session, None if start.from_checkpoint else _first(start))
+
+
+def _key(source: Deployment, arguments: Arguments) -> str:
+    identity = source.set_id if source.set_id is not None else source.set_name
+    return f"{identity} {arguments.selection.fingerprint()}"
+
+
+def _about(source: Deployment, arguments: Arguments) -> dict[str, Any]:
+    return {"source": source.identity, "selection": arguments.selection.describe()}
+
+
