@@ -149,10 +149,10 @@ class WriteTests(SynchronousTestCase):
 
     def test_unacknowledged(self) -> None:
         """What asks for no reply says so in its result."""
-        things = collection(FakeRunner(), write_concern=WriteConcern(w=0))
-        command = things._runner
+        runner = FakeRunner()
+        things = collection(runner, write_concern=WriteConcern(w=0))
         self.successResultOf(things.update_one({}, {"$set": {"a": 1}}))
-        self.assertFalse(command.commands[0].unacknowledged().acknowledged)
+        self.assertFalse(runner.commands[0].unacknowledged().acknowledged)
 
     def test_update_result(self) -> None:
         """Matched, modified and upserted are told apart."""

@@ -37,7 +37,7 @@ class RunCommandTests(SynchronousTestCase):
             ({"allowable_errors": [26]}, True),
             ({"allowable_errors": [27]}, False),
         ):
-            command = RunCommand("db", {"drop": "x"}, CommandOptions(), **options)  # type: ignore[arg-type]
+            command = RunCommand("db", {"drop": "x"}, CommandOptions(), **options)
             self.assertIs(command.tolerates(reply), expected)
 
     def test_codec(self) -> None:

@@ -137,7 +137,11 @@ class RawTests(SynchronousTestCase):
                 {name: documents, "postBatchResumeToken": {"t": 1}, "id": 7, "ns": "db.c"},
                 {"id": 7, "ns": "db.c", name: documents, "postBatchResumeToken": {"t": 1}},
             ):
-                for reply in ({"cursor": cursor, **rest}, {**rest, "cursor": cursor}):
+                replies: list[dict[str, Any]] = [
+                    {"cursor": cursor, **rest},
+                    {**rest, "cursor": cursor},
+                ]
+                for reply in replies:
                     found, decoded = self.batch(reply)
                     self.assertEqual(found, raws)
                     self.assertEqual(decoded["operationTime"], Timestamp(3, 4))

@@ -110,7 +110,7 @@ class ErrorTests(SynchronousTestCase):
         ):
             reply = {"writeConcernError": document}
             self.assertRaises(expected, raise_write_concern_error, reply)
-        self.assertIsNone(raise_write_concern_error({"ok": 1}))
+        raise_write_concern_error({"ok": 1})
 
     def test_outcome(self) -> None:
         """Counts add up, and indexes are those of the whole."""
