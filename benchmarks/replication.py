@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for tool in measured:
         print(tool.report(options.operations))
     ours = measured[0]
-    if len(measured) > 1:
+    if len(measured) > 1 and not any(tool.status or tool.wrong for tool in measured):
         print(f"Ratio: {measured[1].seconds / ours.seconds:.1f} times as fast")
     return 1 if ours.status or ours.wrong else 0
 
