@@ -69,10 +69,10 @@ class Load:
         tenth = max(1, self.operations // 10)
         stage = 0
         while self.done < self.operations:
-            if self.done >= stage * tenth:
+            while self.done >= stage * tenth:
                 self._change_schema(client, stage)
                 stage += 1
-            count = min(_BATCH, self.operations - self.done)
+            count = min(_BATCH, tenth, self.operations - self.done)
             namespace = self._random.choice(self._namespaces)
             collection = self._collection(client, namespace)
             if self._random.random() < 0.1:
