@@ -83,11 +83,11 @@ class FakeRunner:
 
         return answered.addCallback(parsed)
 
-    def start_session(self, **options: Any) -> SessionState:
+    def take_session(self, **options: Any) -> SessionState:
         """A session of its own."""
         return SessionState(self._identifiers.take(0.0, None), **options)
 
-    def end_session(self, session: SessionState) -> None:
+    def release_session(self, session: SessionState) -> None:
         """Remembered."""
         if session.server_session is not None:
             self.ended.append(session)

@@ -107,7 +107,7 @@ class CursorTests(SynchronousTestCase):
     def test_aggregate_keeps_session(self) -> None:
         """An aggregate's getMore runs in the explicit session, which stays open."""
         runner = self.two_batches()
-        session = ClientSession(runner, runner.start_session(explicit=True))
+        session = ClientSession(runner, runner.take_session(explicit=True))
         found = self.successResultOf(collection(runner).aggregate([], session=session).to_list())
         self.assertEqual(len(found), 3)
         self.assertEqual(runner.sessions, [session.state, session.state])

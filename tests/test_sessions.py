@@ -21,7 +21,7 @@ class SessionTests(SynchronousTestCase):
 
     def session(self, runner: FakeRunner) -> ClientSession:
         """An explicit session."""
-        return ClientSession(runner, runner.start_session(explicit=True))
+        return ClientSession(runner, runner.take_session(explicit=True))
 
     def test_empty_commit(self) -> None:
         """A transaction in which nothing happened sends nothing."""

@@ -180,29 +180,33 @@ class ConnectionPool:
         self._topology.start()
         return self._executor.run(command, session)
 
-    def start_session(self, **options: Any) -> SessionState:
+    def take_session(self, **options: Any) -> SessionState:
         """
-        See L{IOperationRunner.start_session}; users call L{session}.
+        See L{IOperationRunner.take_session}; users call L{start_session}.
         """
-        return self._executor.start_session(**options)
+        return self._executor.take_session(**options)
 
-    def end_session(self, session: SessionState) -> None:
+    def release_session(self, session: SessionState) -> None:
         """
-        See L{IOperationRunner.end_session}.
+        See L{IOperationRunner.release_session}.
         """
-        self._executor.end_session(session)
+        self._executor.release_session(session)
 
-    def session(
+    def start_session(
         self,
-        *,
         causal_consistency: bool | None = None,
-        snapshot: bool = False,
         default_transaction_options: Any = None,
+        snapshot: bool = False,
     ) -> ClientSession:
         """
         Start an explicit session: for causal consistency and transactions.
+
+        @param default_transaction_options: PyMongo's C{TransactionOptions}.
+
+        @raise ConfigurationError: C{snapshot} and C{causal_consistency}
+            exclude one another.
         """
-        state = self.start_session(
+        state = self.take_session(
             explicit=True,
             causal_consistency=causal_consistency,
             snapshot=snapshot,

@@ -173,7 +173,7 @@ class CommandCursor(Generic[DocumentT]):
             command = self._first_command()
             self._started = True
             if self._session is None:
-                self._session = self._runner.start_session()
+                self._session = self._runner.take_session()
         try:
             batch: CursorBatch = await self._runner.run(command, self._session)
         except Exception as error:
@@ -215,7 +215,7 @@ class CommandCursor(Generic[DocumentT]):
         session = self._session
         if self._implicit and session is not None:
             self._session = None
-            self._runner.end_session(session)
+            self._runner.release_session(session)
 
     def _kill(self) -> Deferred[None]:
         """Finish, and tell the server; fires with None whatever happens."""

@@ -39,15 +39,15 @@ class IOperationRunner(Interface):
             reply has come; it does not stop the server.
         """
 
-    def start_session(**options):  # type: ignore[no-untyped-def]
+    def take_session(**options):  # type: ignore[no-untyped-def]
         """
         Take a session from the pool, without a round trip.
 
         @return: a L{txmongokit._sansio.transactions.SessionState}, to be
-            given back by L{end_session}.
+            given back by L{release_session}.
         """
 
-    def end_session(session):  # type: ignore[no-untyped-def]
+    def release_session(session):  # type: ignore[no-untyped-def]
         """
         Give a session back.  Doing so twice does nothing.
         """

@@ -36,7 +36,7 @@ class ClientSession:
     time may use a session.
 
     @param runner: what runs its commands.
-    @param state: taken from the runner's C{start_session}.
+    @param state: taken from the runner's C{take_session}.
 
     @ivar state: what the runner gets with each command.
     """
@@ -229,7 +229,7 @@ class ClientSession:
             if self.state.in_transaction and not self.state.ended:
                 await self._abort()
         finally:
-            self._runner.end_session(self.state)
+            self._runner.release_session(self.state)
 
 
 class TransactionContext:

@@ -71,16 +71,16 @@ class Executor:
         """
         return Deferred.fromCoroutine(self._run(command, session))
 
-    def start_session(self, **options: Any) -> SessionState:
+    def take_session(self, **options: Any) -> SessionState:
         """
-        See L{txmongokit.interfaces.IOperationRunner.start_session}.
+        See L{txmongokit.interfaces.IOperationRunner.take_session}.
         """
         server_session = self._sessions.take(self._reactor.seconds(), self._session_timeout())
         return SessionState(server_session, **options)
 
-    def end_session(self, session: SessionState) -> None:
+    def release_session(self, session: SessionState) -> None:
         """
-        See L{txmongokit.interfaces.IOperationRunner.end_session}.
+        See L{txmongokit.interfaces.IOperationRunner.release_session}.
         """
         server_session, session.server_session = session.server_session, None
         if server_session is not None:
@@ -100,7 +100,7 @@ class Executor:
             call.deadline = self._reactor.seconds() + timeout
         implicit = None
         if session is None and command.name not in _SESSION_ENDING:
-            call.session = implicit = self.start_session()
+            call.session = implicit = self.take_session()
         try:
             while True:
                 try:
@@ -110,7 +110,7 @@ class Executor:
                     self._failed(call, error)
         finally:
             if implicit is not None:
-                self.end_session(implicit)
+                self.release_session(implicit)
 
     def _failed(self, call: _Call, error: PyMongoError) -> None:
         """Judge a failure: return to try again, raise to give up."""
@@ -189,7 +189,9 @@ class Executor:
         if call.deadline is not None:
             self._add_time_limit(call, body)
         cluster_time = self._topology.cluster_time
-        if session is not None and (options.write_concern.acknowledged or session.in_transaction):
+        if session is not None and (
+            not command.is_write or options.write_concern.acknowledged or session.in_transaction
+        ):
             session.apply(command, body, self._reactor.seconds())
             if command.is_write and command.name not in _TRANSACTION_ENDING:
                 if call.number is None and self._may_retry(call):

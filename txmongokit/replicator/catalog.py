@@ -59,7 +59,7 @@ class Catalog:
     async def _look_up(self, namespace: str) -> bool:
         database, _, name = namespace.partition(".")
         db = self._pool[database]
-        found = await (await db.list_collections(filter={"name": name})).to_list()
+        found = await db.list_collections(filter={"name": name})
         options = found[0].get("options", {}) if found else {}
         if options.get("capped"):
             self._capped.add(namespace)

@@ -234,7 +234,10 @@ class CheckpointStore:
         @raise FencedError: it is not where C{current} says.
         """
         reply = await self._collection.raw_write(
-            "update", [self.statement(current, following)], session=session
+            "update",
+            [self.statement(current, following)],
+            session=session,
+            retryable=session is None,
         )
         if reply["n"] != 1:
             raise FencedError(

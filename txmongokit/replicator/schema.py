@@ -132,8 +132,7 @@ class SchemaWriter:
         """What exists already must be what would have been created."""
         name = change.command["create"]
         wanted = {k: v for k, v in change.command.items() if k != "create"}
-        cursor = await self._pool[change.database].list_collections(filter={"name": name})
-        found = await cursor.to_list()
+        found = await self._pool[change.database].list_collections(filter={"name": name})
         existing = dict(found[0].get("options", {})) if found else {}
         existing.pop("uuid", None)
         for option in set(wanted) | set(existing):

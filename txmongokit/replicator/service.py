@@ -273,7 +273,7 @@ class MongosyncService(Service):
             writer = self._counting = CountingWriter()
             schema = SchemaWriter(pool, None, catalog, arguments.selection)
         else:
-            session = pool.session(causal_consistency=False)
+            session = pool.start_session(causal_consistency=False)
             checkpoint = await _claim(store, stored, start, session)
             writer = self._writer(session, store, catalog, destination)
             schema = SchemaWriter(pool, store, catalog, arguments.selection)

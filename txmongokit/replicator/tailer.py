@@ -17,7 +17,6 @@ from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 from txmongokit.cursor import Cursor
 from txmongokit.errors import AutoReconnect, CursorNotFound, OperationFailure
-from txmongokit.rawbson import split_documents
 from txmongokit.replicator.entries import from_timestamp, parse_entry, timestamp
 
 __all__ = ["OplogGap", "Tailer"]
@@ -84,8 +83,7 @@ class Tailer:
         """
         at = timestamp(position)
         cursor = self._oplog.find_raw_batches({"ts": {"$gte": at, "$lte": at}}, limit=-1)
-        batch = await cursor.next_batch()
-        documents = split_documents(b"".join(batch))
+        documents = await cursor.next_batch()
         return documents[0] if documents else None
 
     @property
@@ -141,7 +139,7 @@ class Tailer:
         assert self._cursor is not None
         ahead, self._ahead = self._ahead, None
         waiting = self._cursor.next_batch() if ahead is None else ahead
-        documents = split_documents(b"".join(await waiting))
+        documents = await waiting
         if not documents:
             if not self._cursor.alive:
                 self._give_up_cursor()
