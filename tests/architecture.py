@@ -308,11 +308,14 @@ def third_parties(module: Module) -> Iterator[str]:
 
 def determinism(module: Module) -> Iterator[str]:
     """
-    C{_sansio} knows no Twisted, no clock, no randomness and no sockets.
+    C{_sansio} knows no Twisted, no clock, no randomness and no sockets. The
+    class C{random.Random} may be named, as the type of what is passed in.
     """
     if band(module.path) != "_sansio":
         return
     for item in module.imports:
+        if item.full == "random.Random":
+            continue
         if item.module.partition(".")[0] in _UNDETERMINED_MODULES:
             yield f"{module.name}:{item.line} imports {item.module}"
         elif item.full in _UNDETERMINED_NAMES:
@@ -320,8 +323,11 @@ def determinism(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
-            if f"{owner}.{node.attr}" in _UNDETERMINED_NAMES:
-                yield f"{module.name}:{node.lineno} uses {owner}.{node.attr}"
+            used = f"{owner}.{node.attr}"
+            if used in _UNDETERMINED_NAMES:
+                yield f"{module.name}:{node.lineno} uses {used}"
+        elif isinstance(node, ast.Call) and ast.unparse(node) == "Random()":
+            yield f"{module.name}:{node.lineno} makes a Random without a seed"
 
 
 def global_reactor(module: Module) -> Iterator[str]:

@@ -196,7 +196,9 @@ class PlantedTests(SynchronousTestCase):
         for line in [
             "from twisted.logger import Logger",
             "import time",
+            "def late():\n    from random import choice",
             "def late():\n    import random",
+            "from random import Random\nRandom()",
             "import os\nos.urandom(4)",
             "from os import urandom",
             "import datetime\ndatetime.datetime.now()",
@@ -204,6 +206,8 @@ class PlantedTests(SynchronousTestCase):
         ]:
             self.finds(rule, "_sansio.sdam", line)
             self.finds(rule, "_net.pool", line, 0)
+        injected = "from random import Random\ndef pick(random: Random): return random.choice([1])"
+        self.finds(rule, "_sansio.sdam", injected, 0)
 
     def test_global_reactor(self) -> None:
         """

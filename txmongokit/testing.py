@@ -439,15 +439,18 @@ class Deployment:
         """
         return _wait_for("a primary", self._primary_now, seconds)
 
-    def step_down(self, seconds: int = 2) -> Member:
+    def step_down(self, seconds: int | None = None) -> Member:
         """
         Make the primary a secondary and wait for the next primary (in a set
         of one: the same member, once C{seconds} are over).
 
-        @param seconds: how long the old primary may not be elected again.
+        @param seconds: how long the old primary may not be elected again; by
+            default 1 in a set of one, else 10, so that another member is.
         @return: the new primary.
         @raise ServerFailed: when none is elected within 30 seconds.
         """
+        if seconds is None:
+            seconds = 1 if len(self.members) == 1 else 10
         with self.primary().client() as client:
             try:
                 client.admin.command(
