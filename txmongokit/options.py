@@ -9,13 +9,15 @@ either has a field, or is refused by name.
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote_plus, unquote_plus
 
 from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.codec_options import CodecOptions, DatetimeConversion, TypeRegistry
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import (
     Nearest,
@@ -42,7 +44,10 @@ _MODES: Mapping[str, Any] = {
     "nearest": Nearest,
 }
 _MECHANISMS = ("DEFAULT", "SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN")
-_EXTERNAL = ("MONGODB-X509", "PLAIN")
+_COMPRESSORS = ("snappy", "zlib", "zstd")
+_READ_PREFERENCES = (Primary, PrimaryPreferred, Secondary, SecondaryPreferred, Nearest)
+# Server monitoring specification.
+_SHORTEST_HEARTBEAT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +131,18 @@ class _Taken:
         return sorted(self._values)
 
 
-_OBJECTS = (
-    "codec_options",
-    "document_class",
-    "read_preference",
-    "read_concern",
-    "write_concern",
-    "server_api",
-    "type_registry",
-)
-"""Keyword arguments that take objects, and so are no URI options."""
+_OBJECTS: Mapping[str, Any] = {
+    "codec_options": CodecOptions,
+    "document_class": object,
+    "read_preference": _READ_PREFERENCES,
+    "read_concern": ReadConcern,
+    "write_concern": WriteConcern,
+    "server_api": ServerApi,
+    "type_registry": TypeRegistry,
+    "username": str,
+    "password": str,
+}
+"""Keyword arguments that are no URI options, and what each must be."""
 
 _SYNONYMS = {"j": "journal", "wtimeout": "wtimeoutms", "ssl": "tls", "app_name": "appname"}
 
@@ -157,9 +164,10 @@ def parse_options(uri: str, **kwargs: Any) -> ClientOptions:
 
     @param uri: C{mongodb://...}, or hosts without a scheme.
     @param kwargs: options by their URI names, in any case; each overrides
-        the URI's.  Also C{codec_options}, C{document_class},
+        the URI's.  Also C{username} and C{password}, unescaped, and as
+        objects C{codec_options}, C{document_class}, C{type_registry},
         C{read_preference}, C{read_concern}, C{write_concern} and
-        C{server_api} as objects.
+        C{server_api}.
 
     @raise ConfigurationError: an option is unknown, its value is not
         allowed, or options contradict one another.
@@ -173,27 +181,86 @@ def parse_options(uri: str, **kwargs: Any) -> ClientOptions:
         )
     if "://" not in uri:
         uri = f"mongodb://{uri}"
-    objects = {name: kwargs.pop(name) for name in _OBJECTS if kwargs.get(name) is not None}
+    objects = _take_objects(kwargs)
     parsed = _parse(uri, "the connection string")
-    values = {name.lower(): value for name, value in parsed["options"].items()}
+    values = parsed["options"]
     values.update(_parse_keywords(kwargs))
+    for name in ("username", "password"):
+        parsed[name] = objects.get(name, parsed[name])
     return _assemble(parsed, _Taken(values), objects)
 
 
+def _take_objects(kwargs: dict[str, Any]) -> dict[str, Any]:
+    objects = {name: kwargs.pop(name) for name in _OBJECTS if name in kwargs}
+    objects = {name: value for name, value in objects.items() if value is not None}
+    for name, value in objects.items():
+        if not isinstance(value, _OBJECTS[name]):
+            wanted = _OBJECTS[name]
+            wanted = "a read preference" if isinstance(wanted, tuple) else f"a {wanted.__name__}"
+            raise ConfigurationError(f"{name} must be {wanted}, not a {type(value).__name__}")
+    return objects
+
+
+_COMPRESSORS_OPTION = re.compile("(?<=[?&;])compressors=([^&;]*)[&;]?", re.IGNORECASE)
+
+
 def _parse(uri: str, what: str) -> dict[str, Any]:
+    """
+    Read a URI by PyMongo's grammar; the options' names become lower case.
+
+    @param what: what the errors name.
+    """
+    # PyMongo drops compressors that its own packages do not provide.
+    compressors = _COMPRESSORS_OPTION.findall(uri)
+    rest = _COMPRESSORS_OPTION.sub("", uri).rstrip("?&;") if compressors else uri
     try:
-        return dict(parse_uri(uri, warn=False))
+        with warnings.catch_warnings():
+            # It warns of what it leaves out, and nothing may be left out.
+            warnings.simplefilter("error")
+            parsed = dict(parse_uri(rest, warn=False))
     except (InvalidURI, ConfigurationError) as error:
         raise type(error)(f"{what} cannot be used: {_without_secrets(str(error), uri)}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError, UserWarning, DeprecationWarning) as error:
         text = _without_secrets(str(error), uri)
         raise ConfigurationError(f"{what} cannot be used: {text}") from None
+    options = {name.lower(): value for name, value in parsed["options"].items()}
+    if compressors:
+        options["compressors"] = _compressors(unquote_plus(",".join(compressors)))
+    parsed["options"] = options
+    return parsed
+
+
+def _compressors(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in _COMPRESSORS:
+            raise ConfigurationError(
+                f"compressors={name} is not known: use {', '.join(_COMPRESSORS)}"
+            )
+    return names
+
+
+_SECRETS = re.compile("://(?:[^:]*):(.*)@|password=([^&;]*)", re.IGNORECASE | re.DOTALL)
 
 
 def _without_secrets(text: str, uri: str) -> str:
-    authority = uri.partition("://")[2].partition("/")[0]
-    password = authority.rpartition("@")[0].partition(":")[2]
-    return text.replace(password, "***") if password else text
+    """
+    An error's text, unless it quotes some of a password: badly escaped ones
+    are found in the oddest places.
+    """
+    for found in _SECRETS.findall(uri):
+        for secret in filter(None, found):
+            for piece in re.split(r"\W+", f"{secret} {unquote_plus(secret)}"):
+                if piece and re.search(rf"\b{re.escape(piece)}\b", text):
+                    return (
+                        "escape user name and password with urllib.parse.quote_plus "
+                        "(what else is wrong is not told, as it would show the password)"
+                    )
+    return text
+
+
+# What PyMongo takes apart before it would unescape it.
+_STRUCTURED = ("readpreferencetags", "authmechanismproperties")
 
 
 def _parse_keywords(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +273,10 @@ def _parse_keywords(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         texts = value if isinstance(value, (list, tuple)) else [value]
         if key == "compressors" and not isinstance(value, str):
             texts = [",".join(texts)]
-        option = "&".join(f"{key}={quote_plus(_text(each))}" for each in texts)
-        parsed = _parse(f"mongodb://h/?{option}", f"{name}={value!r}" if "pass" not in key else name)
-        values.update((k.lower(), v) for k, v in parsed["options"].items())
+        safe = ":," if key in _STRUCTURED else ""
+        option = "&".join(f"{key}={quote_plus(_text(each), safe)}" for each in texts)
+        shown = name if "pass" in key else f"{name}={value!r}"
+        values.update(_parse(f"mongodb://h/?{option}", shown)["options"])
     return values
 
 
@@ -216,7 +284,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return ",".join(f"{quote(str(k))}:{quote(str(v))}" for k, v in value.items())
+        return ",".join(f"{name}:{each}" for name, each in value.items())
     return str(value)
 
 
@@ -232,6 +300,14 @@ def _assemble(
         raise ConfigurationError("directConnection=true allows one host only")
     tls = _tls(taken)
     selection_timeout = taken.take("serverselectiontimeoutms", 30.0)
+    heartbeat = taken.take("heartbeatfrequencyms", 10.0)
+    if heartbeat < _SHORTEST_HEARTBEAT:
+        raise ConfigurationError(
+            f"heartbeatFrequencyMS={heartbeat * 1000:g} is too small: use 500 or more"
+        )
+    replica_set = taken.take("replicaset")
+    if replica_set == "":
+        raise ConfigurationError("replicaSet is empty: name the set or leave the option out")
     minimum, maximum = taken.take("minpoolsize", 0), _pool_size(taken)
     if maximum and minimum > maximum:
         raise ConfigurationError(
@@ -239,7 +315,7 @@ def _assemble(
         )
     options = ClientOptions(
         seeds=seeds,
-        replica_set=taken.take("replicaset"),
+        replica_set=replica_set,
         direct_connection=direct,
         default_database=parsed["database"] or None,
         app_name=taken.take("appname"),
@@ -248,14 +324,15 @@ def _assemble(
         connect_timeout=taken.take("connecttimeoutms", 20.0) or None,
         socket_timeout=taken.take("sockettimeoutms") or None,
         server_selection_timeout=selection_timeout,
-        heartbeat_frequency=taken.take("heartbeatfrequencyms", 10.0),
+        heartbeat_frequency=heartbeat,
         local_threshold=taken.take("localthresholdms", 15.0) / 1000.0,
         timeout=taken.take("timeoutms") or None,
         max_pool_size=maximum,
         min_pool_size=minimum,
         max_idle_time=taken.take("maxidletimems"),
         max_connecting=taken.take("maxconnecting", 2),
-        wait_queue_timeout=taken.take("waitqueuetimeoutms") or selection_timeout,
+        # A wait of nothing could never see a connection made.
+        wait_queue_timeout=taken.take("waitqueuetimeoutms") or selection_timeout or 30.0,
         retry_reads=taken.take("retryreads", True),
         retry_writes=taken.take("retrywrites", True),
         compressors=tuple(taken.take("compressors", ())),
@@ -307,7 +384,8 @@ def _tls(taken: _Taken) -> TLSOptions | None:
 
 
 def _credentials(parsed: Mapping[str, Any], taken: _Taken) -> Credentials | None:
-    username, password = parsed["username"], parsed["password"]
+    username = parsed["username"]
+    password = parsed["password"] or None
     mechanism = taken.take("authmechanism")
     source = taken.take("authsource")
     if username is None and mechanism is None:
@@ -333,9 +411,7 @@ def _credentials(parsed: Mapping[str, Any], taken: _Taken) -> Credentials | None
             f"user {username!r} has no password: write mongodb://user:password@host"
         )
     otherwise = "$external" if mechanism == "PLAIN" else "admin"
-    return Credentials(
-        username, password, source or parsed["database"] or otherwise, mechanism
-    )
+    return Credentials(username, password, source or parsed["database"] or otherwise, mechanism)
 
 
 def _read_preference(taken: _Taken, objects: Mapping[str, Any]) -> Any:
@@ -360,12 +436,12 @@ def _write_concern(taken: _Taken, objects: Mapping[str, Any]) -> WriteConcern:
     given = objects.get("write_concern")
     w, wtimeout = taken.take("w"), taken.take("wtimeoutms")
     journal, fsync = taken.take("journal"), taken.take("fsync")
-    if isinstance(given, WriteConcern):
-        return given
+    if given is not None:
+        return given  # type: ignore[no-any-return]
     try:
         return WriteConcern(w, wtimeout, journal, fsync)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"the write concern contradicts itself: {error}") from None
+    except (ConfigurationError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"the write concern cannot be used: {error}") from None
 
 
 def _codec_options(taken: _Taken, objects: Mapping[str, Any]) -> CodecOptions[Any]:
@@ -387,5 +463,8 @@ def _codec_options(taken: _Taken, objects: Mapping[str, Any]) -> CodecOptions[An
         changes["datetime_conversion"] = DatetimeConversion(changes["datetime_conversion"])
     if given is None and "uuid_representation" not in changes:
         changes["uuid_representation"] = UuidRepresentation.STANDARD
-    base = CodecOptions() if given is None else given
-    return base.with_options(**changes) if changes else base
+    base: CodecOptions[Any] = CodecOptions() if given is None else given
+    try:
+        return base.with_options(**changes) if changes else base
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the codec options cannot be used: {error}") from None
