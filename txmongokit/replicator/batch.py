@@ -5,7 +5,7 @@ commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from txmongokit.replicator.statements import Operation
@@ -19,7 +19,7 @@ class WriteGroup:
     Statements for one write command, or several in a row where a message
     cannot hold them all.
 
-    @ivar kind: C{update} or C{delete}.
+    @ivar kind: C{insert}, C{update} or C{delete}.
     @ivar upserts: how many of the statements are upserts.
     @ivar size: bytes of all statements.
     """
@@ -41,9 +41,10 @@ class WriteGroup:
         """
         Put an operation after those that are here.
         """
-        self.statements.append(operation.statement)
+        statement = operation.document if self.kind == "insert" else operation.statement
+        self.statements.append(statement)
         self.upserts += operation.upsert
-        self.size += operation.size
+        self.size += len(statement)
 
 
 class Batch:
@@ -122,44 +123,59 @@ class Batch:
         for operation in operations:
             self.add(operation)
 
-    def groups(self, strict: Callable[[str], bool]) -> list[WriteGroup]:
+    def groups(
+        self, strict: Callable[[str], bool], *, plain_inserts: bool = False
+    ) -> list[WriteGroup]:
         """
         The commands to write, in their order.
 
         @param strict: whether a namespace's operations must keep the source's
             order among all its documents, rather than for each document.
+        @param plain_inserts: insert documents instead of replacing them or
+            inserting: far less work for the server, and a duplicate key
+            where a document is there already.
         """
+        kinds = _KINDS_INSERTING if plain_inserts else _KINDS
         groups: list[WriteGroup] = []
         for namespace, operations in self._operations.items():
             plan = _in_order if strict(namespace) else _in_phases
-            groups.extend(plan(namespace, operations))
+            groups.extend(plan(namespace, operations, kinds))
         return groups
 
 
-def _in_order(namespace: str, operations: list[Operation]) -> list[WriteGroup]:
+# Groups come in phases of inserts, updates and deletes: what kind of operation
+# goes to which of the three.
+_GROUPS = ("insert", "update", "delete")
+_KINDS = {"i": 1, "u": 1, "d": 2}
+_KINDS_INSERTING = {"i": 0, "u": 1, "d": 2}
+
+
+def _in_order(
+    namespace: str, operations: list[Operation], kinds: Mapping[str, int]
+) -> list[WriteGroup]:
     groups: list[WriteGroup] = []
     for operation in operations:
-        kind = "delete" if operation.kind == "d" else "update"
+        kind = _GROUPS[kinds[operation.kind]]
         if not groups or groups[-1].kind != kind:
             groups.append(WriteGroup(namespace, kind))
         groups[-1].append(operation)
     return groups
 
 
-def _in_phases(namespace: str, operations: list[Operation]) -> list[WriteGroup]:
-    # Groups 0, 2, 4.. are updates and 1, 3, 5.. deletes.  An operation goes to
-    # the first group of its kind that is not before its document's last one.
+def _in_phases(
+    namespace: str, operations: list[Operation], kinds: Mapping[str, int]
+) -> list[WriteGroup]:
+    # An operation goes to the first group of its kind that is not before its
+    # document's last one.
     groups: list[WriteGroup] = []
     last: dict[Hashable, int] = {}
     known = last.get
     for operation in operations:
         key = operation.key
-        is_delete = operation.kind == "d"
         at = known(key, 0)
-        if at & 1 != is_delete:
-            at += 1
+        at += (kinds[operation.kind] - at) % 3
         last[key] = at
         while at >= len(groups):
-            groups.append(WriteGroup(namespace, "delete" if len(groups) & 1 else "update"))
+            groups.append(WriteGroup(namespace, _GROUPS[len(groups) % 3]))
         groups[at].append(operation)
     return [group for group in groups if group.statements]

@@ -24,6 +24,8 @@ from txmongokit.sessions import ClientSession
 __all__ = ["ApplyError", "BatchWriter", "CountingWriter", "TransactionWriter", "refusal"]
 
 _DUPLICATE_KEY = 11000
+# Where one document was there already, the next ones probably are, too.
+_UPSERTING_BATCHES = 50
 # A message may have 48 MB; statements are sent in pieces well below that.
 _PIECE = 32 * 1024 * 1024
 
@@ -86,6 +88,9 @@ class TransactionWriter:
         self._catalog = catalog
         self._patience = patience
         self._collections: dict[str, Collection[dict[str, object]]] = {}
+        # Batches still to be written with upserts, after a document was found
+        # to be there already.
+        self._upserting = 0
 
     async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
         """
@@ -99,10 +104,17 @@ class TransactionWriter:
         strict = self._catalog.is_strict
         deadline = self._reactor.seconds() + self._patience
         pause = 0.05
+        self._upserting = max(0, self._upserting - 1)
         while True:
+            plain = not self._upserting
             try:
-                return await self._transaction(batch, batch.groups(strict), current)
+                return await self._transaction(
+                    batch, batch.groups(strict, plain_inserts=plain), current
+                )
             except OperationFailure as error:
+                if error.code == _DUPLICATE_KEY and plain:
+                    self._upserting = _UPSERTING_BATCHES
+                    continue
                 if error.code == _DUPLICATE_KEY and strict is not _always:
                     # Somebody has a unique index that we did not know of.
                     self._catalog.forget()
@@ -150,7 +162,7 @@ class TransactionWriter:
                 group.kind,
                 piece,
                 ordered=True,
-                bypass_document_validation=True if group.kind == "update" else None,
+                bypass_document_validation=None if group.kind == "delete" else True,
                 session=self._session,
             )
             if group.kind == "update":
