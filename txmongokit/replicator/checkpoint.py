@@ -63,9 +63,7 @@ class Checkpoint:
     window_end: int = 0
     intent: int | None = None
 
-    def advanced(
-        self, position: int, term: int, *, count: int = 0, missing: int = 0
-    ) -> Checkpoint:
+    def advanced(self, position: int, term: int, *, count: int = 0, missing: int = 0) -> Checkpoint:
         """
         The checkpoint after the entries up to C{position}.
         """

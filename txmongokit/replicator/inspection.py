@@ -88,6 +88,8 @@ def same_deployment(one: Deployment, other: Deployment) -> bool:
         return True
     if one.set_id is not None and one.set_id == other.set_id:
         return True
-    return one.set_name is not None and one.set_name == other.set_name and bool(
-        one.hosts & other.hosts
+    return (
+        one.set_name is not None
+        and one.set_name == other.set_name
+        and bool(one.hosts & other.hosts)
     )

@@ -209,4 +209,3 @@ class Replication:
         self.progress.position = self.checkpoint.position
         self.progress.missing = self.checkpoint.missing
         self._saved(self.checkpoint)
-

@@ -12,6 +12,8 @@ import os
 import tempfile
 from pathlib import Path
 
+__all__ = ["ResumeFileError", "check_writable", "read_position", "write_position"]
+
 _LIMIT = 1 << 32
 
 

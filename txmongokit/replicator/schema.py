@@ -111,9 +111,7 @@ class SchemaWriter:
     async def _run(self, change: DDL, repeated: bool) -> None:
         # Whatever comes of it, what is known of the collections may be wrong.
         self._catalog.forget()
-        database = self._pool.get_database(
-            change.database, write_concern=WriteConcern("majority")
-        )
+        database = self._pool.get_database(change.database, write_concern=WriteConcern("majority"))
         try:
             await database.command({**change.command, "writeConcern": {"w": "majority"}})
         except OperationFailure as error:

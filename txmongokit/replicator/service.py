@@ -237,12 +237,12 @@ class MongosyncService(Service):
                 f"source and destination {shown} are the same deployment: name another "
                 "destination, or give --ns and a --rename for each of its namespaces"
             )
-        if destination.set_name is None and not arguments.at_least_once:
-            if destination.version >= (6, 2):
-                raise DeploymentError(
-                    f"destination {shown} is a standalone server of a version without atomic "
-                    "applyOps: use a replica set, or give --at-least-once"
-                )
+        standalone = destination.set_name is None
+        if standalone and destination.version >= (6, 2) and not arguments.at_least_once:
+            raise DeploymentError(
+                f"destination {shown} is a standalone server of a version without atomic "
+                "applyOps: use a replica set, or give --at-least-once"
+            )
 
     async def _verify_start(self, tailer: Tailer, start: StartPoint) -> None:
         """Before anything is written: the entry to resume after must be there."""
@@ -402,5 +402,3 @@ def _key(source: Deployment, arguments: Arguments) -> str:
 
 def _about(source: Deployment, arguments: Arguments) -> dict[str, Any]:
     return {"source": source.identity, "selection": arguments.selection.describe()}
-
-

@@ -57,9 +57,7 @@ class ApplyOpsWriter:
         count = len(operations)
         missing = 0
         while True:
-            following = current.advanced(
-                batch.position, batch.term, count=count, missing=missing
-            )
+            following = current.advanced(batch.position, batch.term, count=count, missing=missing)
             try:
                 await self._apply(operations, current, following)
                 return following
@@ -143,9 +141,7 @@ class ApplyOpsWriter:
     async def _exists(self, operation: Operation) -> bool:
         database, _, name = operation.namespace.partition(".")
         identifier = bson.decode(wrap(operation.id_element))["_id"]
-        found = await self._pool[database][name].find_one(
-            {"_id": {"$eq": identifier}}, {"_id": 1}
-        )
+        found = await self._pool[database][name].find_one({"_id": {"$eq": identifier}}, {"_id": 1})
         return found is not None
 
     async def _explain(self, error: OperationFailure, current: Checkpoint) -> None:
@@ -204,8 +200,6 @@ class RepeatingWriter:
             raise ApplyError(refusal(error)) from error
         # A repeated batch may update what its own deletes have removed, so
         # missing documents tell nothing here.
-        following = current.advanced(
-            batch.position, batch.term, count=batch.count, missing=missing
-        )
+        following = current.advanced(batch.position, batch.term, count=batch.count, missing=missing)
         await self._store.move(current, following)
         return following

@@ -190,5 +190,3 @@ def _overrun(position: int) -> str:
         f"({at.time}, {at.inc}): it was overwritten before it was read, or this is another "
         "source; copy the data anew and start with a larger oplog"
     )
-
-

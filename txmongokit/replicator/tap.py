@@ -36,7 +36,7 @@ def makeService(options: Options) -> IService:
             _log.critical("{reason}", reason=result.getErrorMessage())
             _exit_with(1)
         if service.running:
-            reactor.callWhenRunning(reactor.stop)  # type: ignore[attr-defined]
+            reactor.callWhenRunning(reactor.stop)
 
     service.done.addBoth(finished)
     return service

@@ -218,7 +218,7 @@ def refusal(error: OperationFailure) -> str:
     # The server's text may show keys and documents from here on.
     text = str((error.details or {}).get("errmsg", error))
     for marker in (", full error", " dup key", ": {"):
-        text = text.split(marker)[0]
+        text = text.split(marker, maxsplit=1)[0]
     return f"the destination refused a write (code {error.code}): {text[:300]}"
 
 
