@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
+from bson.raw_bson import RawBSONDocument
 
 from txmongokit.errors import (
     ConfigurationError,
@@ -40,12 +41,7 @@ __all__ = [
 try:
     from pymongo.hello import Hello
 except ImportError:  # where its class is used it is importable, too
-    from pymongo.server_description import Hello  # type: ignore[attr-defined, no-redef]
-
-try:
-    from bson import _decode_all_selective as _selective
-except ImportError:
-    _selective = None  # type: ignore[assignment]
+    from pymongo.server_description import Hello  # type: ignore[attr-defined]
 
 try:
     from pymongo.saslprep import saslprep as _saslprep
@@ -60,6 +56,7 @@ SHUTTING_DOWN_CODES = frozenset({11600, 91})
 RETRYABLE_CODES = frozenset(
     {6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
 )
+_STATE_CHANGE_MESSAGES = ("not master", "node is recovering")
 _DUPLICATE_KEY_CODES = frozenset({11000, 11001, 12582})
 
 
@@ -67,29 +64,52 @@ def decode_selective(
     raw: bytes, codec_options: CodecOptions[Any], fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Decode a reply: with C{codec_options} below the given fields only.
+    Decode a reply: the given fields by C{codec_options}, and the envelope
+    around them as plain dictionaries.
+
+    PyMongo's private C{_decode_all_selective} is not used, as its envelope
+    has the user's document class unless there is a type decoder.
 
     @param fields: as C{{"cursor": {"firstBatch": 1}}}.
     """
-    if codec_options is DEFAULT_CODEC_OPTIONS or codec_options == DEFAULT_CODEC_OPTIONS:
-        return bson.decode(raw)
-    if _selective is not None:
-        decoded: dict[str, Any] = _selective(raw, codec_options, fields)[0]
-        return decoded
-    # Twice, and what the user's options made of the user's fields put in.
-    reply = bson.decode(raw)
-    _splice(reply, bson.decode(raw, codec_options), fields)
-    return reply
+    registry = DEFAULT_CODEC_OPTIONS.type_registry
+    if codec_options.document_class is dict and codec_options.type_registry == registry:
+        return bson.decode(raw, codec_options)
+    plain: CodecOptions[dict[str, Any]] = codec_options.with_options(
+        document_class=dict, type_registry=registry
+    )
+    # Decodes one level at a time, and only what is looked at.
+    lazy = RawBSONDocument(raw, plain.with_options(document_class=RawBSONDocument))
+    return _open(lazy, codec_options, plain, fields)
 
 
-def _splice(reply: dict[str, Any], theirs: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    for name, inner in fields.items():
-        if name in reply:
-            if isinstance(inner, Mapping):
-                _splice(reply[name], theirs[name], inner)
-            else:
-                value = theirs[name]
-                reply[name] = list(value) if isinstance(reply[name], list) else value
+def _open(
+    level: RawBSONDocument,
+    codec_options: CodecOptions[Any],
+    plain: CodecOptions[dict[str, Any]],
+    fields: Mapping[str, Any],
+) -> dict[str, Any]:
+    opened: dict[str, Any] = {}
+    theirs: Mapping[str, Any] | None = None
+    for name, value in level.items():
+        inner = fields.get(name)
+        if inner is None:
+            opened[name] = _plain(value, plain)
+        elif isinstance(inner, Mapping):
+            opened[name] = _open(value, codec_options, plain, inner)
+        else:
+            if theirs is None:
+                theirs = bson.decode(level.raw, codec_options)
+            opened[name] = theirs[name]
+    return opened
+
+
+def _plain(value: Any, plain: CodecOptions[dict[str, Any]]) -> Any:
+    if isinstance(value, RawBSONDocument):
+        return bson.decode(value.raw, plain)
+    if isinstance(value, list):
+        return [_plain(each, plain) for each in value]
+    return value
 
 
 def add_to_bulk(operation: Any, bulk: Any) -> None:
@@ -153,11 +173,23 @@ def remove_error_label(error: PyMongoError, label: str) -> None:
 
 def raise_command_error(reply: Mapping[str, Any], max_wire_version: int | None) -> NoReturn:
     """
-    Raise what a reply with C{ok: 0} stands for.
+    Raise what a reply with C{ok: 0} stands for, with its labels and itself
+    as C{details}.
+
+    @raise NotPrimaryError: the server is no primary, recovers or shuts down
+        (by its code, or by its message if it gives no code).
+    @raise DuplicateKeyError: a unique index has the key already.
+    @raise ExecutionTimeout: C{maxTimeMS} is over.
+    @raise CursorNotFound: the cursor is gone.
+    @raise OperationFailure: anything else.
     """
     code = reply.get("code")
     message = str(reply.get("errmsg") or reply.get("$err") or "the server gave no reason")
-    if code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES:
+    if code is None:
+        state_change = any(text in message for text in _STATE_CHANGE_MESSAGES)
+    else:
+        state_change = code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES
+    if state_change:
         raise NotPrimaryError(message, reply)
     if code in _DUPLICATE_KEY_CODES:
         raise DuplicateKeyError(message, code, reply, max_wire_version)
