@@ -58,7 +58,7 @@ class Batch:
     @ivar term: that entry's election term.
     """
 
-    def __init__(self, max_operations: int = 500, max_bytes: int = 8 * 1024 * 1024) -> None:
+    def __init__(self, max_operations: int = 1000, max_bytes: int = 8 * 1024 * 1024) -> None:
         self.bytes = 0
         self.position = 0
         self.term = -1
