@@ -14,8 +14,6 @@ from collections.abc import Callable, Generator, Mapping
 from hashlib import md5, pbkdf2_hmac
 from typing import Any, NamedTuple
 
-from bson.binary import Binary
-
 from txmongokit._pymongo import saslprep
 from txmongokit.errors import ConfigurationError, OperationFailure
 from txmongokit.options import Credentials
@@ -96,7 +94,7 @@ class _Scram:
         return {
             "saslStart": 1,
             "mechanism": self.mechanism,
-            "payload": Binary(_HEADER + self._first_bare),
+            "payload": _HEADER + self._first_bare,
             "autoAuthorize": 1,
             "options": {"skipEmptyExchange": True},
         }
@@ -167,7 +165,11 @@ def speculate(
         mechanism = "SCRAM-SHA-256"
     if mechanism not in _DIGESTS:
         return None
-    scram = _Scram(credentials, mechanism, nonce(), keys)
+    try:
+        scram = _Scram(credentials, mechanism, nonce(), keys)
+    except ConfigurationError:
+        # SHA-256 does not allow this password; SHA-1, if it comes to that, may.
+        return None
     return {**scram.start(), "db": credentials.source}, scram
 
 
@@ -212,10 +214,10 @@ def authenticate(
 def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) -> Conversation:
     _check(reply, credentials)
     identifier = reply.get("conversationId")
-    proof = scram.prove(bytes(reply.get("payload", b"")))
+    proof = scram.prove(_payload(reply))
     reply = yield Step(scram.source, _continue(identifier, proof))
     _check(reply, credentials)
-    scram.verify(bytes(reply.get("payload", b"")))
+    scram.verify(_payload(reply))
     if not reply.get("done"):
         reply = yield Step(scram.source, _continue(identifier, b""))
         _check(reply, credentials)
@@ -223,8 +225,13 @@ def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) ->
             raise OperationFailure("the server does not end the SCRAM conversation")
 
 
+def _payload(reply: Mapping[str, Any]) -> bytes:
+    payload = reply.get("payload")
+    return payload if isinstance(payload, bytes) else b""
+
+
 def _continue(identifier: Any, payload: bytes) -> dict[str, Any]:
-    return {"saslContinue": 1, "conversationId": identifier, "payload": Binary(payload)}
+    return {"saslContinue": 1, "conversationId": identifier, "payload": payload}
 
 
 def _plain(credentials: Credentials) -> Conversation:
@@ -232,7 +239,7 @@ def _plain(credentials: Credentials) -> Conversation:
     start = {
         "saslStart": 1,
         "mechanism": "PLAIN",
-        "payload": Binary(payload),
+        "payload": payload,
         "autoAuthorize": 1,
     }
     _check((yield Step(credentials.source, start)), credentials)

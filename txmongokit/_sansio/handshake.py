@@ -16,7 +16,7 @@ import bson
 from pymongo.server_type import SERVER_TYPE
 
 from txmongokit._pymongo import Hello
-from txmongokit._sansio.auth import KeyCache, Step, authenticate, speculate
+from txmongokit._sansio.auth import Conversation, KeyCache, Step, authenticate, speculate
 from txmongokit.errors import ConfigurationError, OperationFailure
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
@@ -71,8 +71,9 @@ def client_metadata(app_name: str | None = None) -> dict[str, Any]:
     )
     if len(bson.encode(metadata)) > _METADATA_LIMIT:
         metadata["os"] = {"type": metadata["os"]["type"]}
-    if len(bson.encode(metadata)) > _METADATA_LIMIT:
-        del metadata["platform"]
+    excess = len(bson.encode(metadata)) - _METADATA_LIMIT
+    if excess > 0:
+        metadata["platform"] = metadata["platform"].encode()[:-excess].decode("utf-8", "ignore")
     return metadata
 
 
@@ -108,8 +109,8 @@ def handshake(
         speculation = speculate(credentials, nonce, key_cache)
         if speculation is not None:
             body["speculativeAuthenticate"], begun = speculation
-    if server_api is not None:
-        body["apiVersion"] = server_api.version
+    declared = _declaration(server_api)
+    body.update(declared)
     reply = yield Step("admin", body)
     if reply.get("code") == _COMMAND_NOT_FOUND:
         del body["hello"]
@@ -123,7 +124,7 @@ def handshake(
     hello = Hello(dict(reply))
     info = _info(address, hello)
     if credentials is not None and info.server_type != SERVER_TYPE.RSArbiter:
-        yield from authenticate(
+        conversation = authenticate(
             credentials,
             mechanisms=reply.get("saslSupportedMechs"),
             nonce=nonce,
@@ -131,9 +132,32 @@ def handshake(
             begun=begun,
             reply=reply.get("speculativeAuthenticate"),
         )
+        yield from _declaring(conversation, declared)
     offered = reply.get("compression") or ()
     agreed = tuple(name for name in compressors if name in offered)
     return HandshakeResult(info, agreed, reply)
+
+
+def _declaration(server_api: Any) -> dict[str, Any]:
+    """What the stable API wants in every command (versioned API specification)."""
+    if server_api is None:
+        return {}
+    parameters = {
+        "apiVersion": server_api.version,
+        "apiStrict": server_api.strict,
+        "apiDeprecationErrors": server_api.deprecation_errors,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conversation:
+    step = next(conversation, None)
+    while step is not None:
+        reply = yield Step(step.database, {**step.body, **declared})
+        try:
+            step = conversation.send(reply)
+        except StopIteration:
+            return
 
 
 def _info(address: Address, hello: Hello[dict[str, Any]]) -> ConnectionInfo:
