@@ -137,9 +137,11 @@ def error_effect(
     if isinstance(error, NotPrimaryError):
         return _state_change(error, server_description)
     if not isinstance(error, ConnectionFailure):
-        # What the server answered, even a refused log-in, says that it is there;
-        # but new connections cannot be had.
-        return ErrorEffect(clear_pool=not handshaken)
+        if handshaken:
+            return ErrorEffect()
+        # New connections, as after a refused log-in, cannot be had.  The check
+        # is what lets the pool go on before the next heartbeat.
+        return ErrorEffect(mark_unknown=True, clear_pool=True, request_check=True)
     if handshaken and isinstance(error, NetworkTimeout):
         # One slow operation says nothing of the server.
         return ErrorEffect()

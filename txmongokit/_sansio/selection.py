@@ -91,12 +91,12 @@ def selection_error(description: TopologyDescription, what: str) -> str:
             reasons.append(f"{where}: not reached yet")
         else:
             reasons.append(f"{where} is {server.server_type_name}")
-    if description.topology_type == TOPOLOGY_TYPE.ReplicaSetNoPrimary and all(
-        server.error is None for server in servers
-    ):
+    if any(server.error is not None or not server.is_server_type_known for server in servers):
+        advice = "check that the servers run and that hosts, ports and firewall are right"
+    elif description.topology_type == TOPOLOGY_TYPE.ReplicaSetNoPrimary:
         advice = "wait for an election, or check that a majority of the set is running"
     else:
-        advice = "check that the servers run and that hosts, ports and firewall are right"
+        advice = f"none is {what}: check the read preference, its tags and maximum staleness"
     return f"{'; '.join(reasons)}: {advice}"
 
 
