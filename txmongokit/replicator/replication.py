@@ -138,6 +138,11 @@ class Replication:
             self.progress.skipped += 1
         elif ".system." in entry.ns and self._schema.handles(entry.ns):
             await self._change_schema(entry)
+        elif ".system.buckets." in entry.ns:
+            raise UnsupportedEntry(
+                f"{entry.ns} belongs to a time-series collection, which this version does not "
+                "replicate: exclude it with -x"
+            )
         else:
             self._batch.add(Operation.from_entry(entry, destination, self._dialect))
 
