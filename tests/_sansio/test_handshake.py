@@ -14,7 +14,7 @@ from pymongo.server_api import ServerApi
 from pymongo.server_type import SERVER_TYPE
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests._sansio.test_auth import FINAL_256, FIRST_256, PROOF_256, ok
+from tests._sansio.test_auth import FINAL_256, FIRST_256, PROOF_256, ok, speculative
 from txmongokit._sansio.auth import KeyCache
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
 from txmongokit.errors import ConfigurationError, OperationFailure
@@ -120,7 +120,7 @@ class HandshakeTests(SynchronousTestCase):
         reply = {
             **PRIMARY,
             "saslSupportedMechs": ["SCRAM-SHA-256"],
-            "speculativeAuthenticate": ok(FIRST_256),
+            "speculativeAuthenticate": speculative(FIRST_256),
         }
         sent, result = self.play(reply, ok(FINAL_256, done=True), credentials=USER)
         hello = sent[0][1]
@@ -141,7 +141,7 @@ class HandshakeTests(SynchronousTestCase):
         """A mechanism that was named is not negotiated."""
         who = Credentials("user", "pencil", "users", "SCRAM-SHA-256")
         sent, _ = self.play(
-            {**PRIMARY, "speculativeAuthenticate": ok(FIRST_256)},
+            {**PRIMARY, "speculativeAuthenticate": speculative(FIRST_256)},
             ok(FINAL_256, done=True),
             credentials=who,
         )
@@ -187,7 +187,7 @@ class HandshakeTests(SynchronousTestCase):
         """A log-in that ended with C{hello} has no more to declare."""
         who = Credentials("CN=u", None, "$external", "MONGODB-X509")
         sent, _ = self.play(
-            {**PRIMARY, "speculativeAuthenticate": {"ok": 1}},
+            {**PRIMARY, "speculativeAuthenticate": {"dbname": "$external", "user": "CN=u"}},
             credentials=who,
             server_api=ServerApi("1"),
         )

@@ -206,13 +206,14 @@ def authenticate(
         if begun is None or reply is None or begun.mechanism != mechanism:
             begun = _Scram(credentials, mechanism, nonce(), keys)
             reply = yield Step(credentials.source, begun.start())
+            _check(reply, credentials)
+        # A speculative reply is there only if it succeeded, and has no "ok".
         yield from _scram(credentials, begun, reply)
     else:
         raise ConfigurationError(f"authMechanism={mechanism} is not supported by this version")
 
 
 def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) -> Conversation:
-    _check(reply, credentials)
     identifier = reply.get("conversationId")
     proof = scram.prove(_payload(reply))
     reply = yield Step(scram.source, _continue(identifier, proof))
