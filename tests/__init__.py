@@ -1,0 +1,3 @@
+"""
+Tests, in the shape of the package: one module for each of its modules.
+"""

@@ -53,9 +53,7 @@ NODE_RECOVERING_CODES = frozenset({11600, 11602, 13436, 189, 91})
 NOT_PRIMARY_CODES = frozenset({10107, 13435, 10058})
 SHUTTING_DOWN_CODES = frozenset({11600, 91})
 # Retryable reads specification: what a read is tried again after.
-RETRYABLE_CODES = frozenset(
-    {6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
-)
+RETRYABLE_CODES = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _STATE_CHANGE_MESSAGES = ("not master", "node is recovering")
 _DUPLICATE_KEY_CODES = frozenset({11000, 11001, 12582})
 

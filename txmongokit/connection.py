@@ -80,7 +80,7 @@ class ConnectionPool:
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
-            if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
+            if type(pool_size) is not int or pool_size < 1:
                 raise ConfigurationError(
                     f"pool_size={pool_size!r} must be a whole number of at least 1"
                 )
@@ -230,9 +230,7 @@ class ConnectionPool:
         ids = self._sessions.drain()
         if ids and self._topology.has_servers:
             try:
-                await self._executor.run(
-                    EndSessions(ids, replace(self.options, timeout=_FAREWELL))
-                )
+                await self._executor.run(EndSessions(ids, replace(self.options, timeout=_FAREWELL)))
             except PyMongoError:
                 pass  # The server forgets them by itself after a while.
         self._topology.close()

@@ -1,0 +1,3 @@
+"""
+Tests of the band of the same name, without servers.
+"""

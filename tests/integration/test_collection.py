@@ -44,7 +44,7 @@ class CollectionTests(TestCase):
         change = UpdateOne({"_id": 1}, {"$set": {"a": 9}}, hint="_id_")
         result = await things.bulk_write([InsertOne({"x": 1}), change])
         self.assertEqual((result.inserted_count, result.modified_count), (1, 1))
-        async with self.pool.session() as session:
+        async with self.pool.start_session() as session:
             async with session.start_transaction():
                 await things.insert_one({"_id": "t"}, session=session)
                 self.assertIsNone(await things.find_one("t"))

@@ -12,9 +12,14 @@ from secrets import token_bytes
 from typing import Any
 
 import bson
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, DNSLookupError, UserError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    DNSLookupError,
+    UserError,
+)
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -124,10 +129,13 @@ class Connector:
         factory = Factory.forProtocol(MongoProtocol)
         factory.noisy = False
         try:
-            protocol: MongoProtocol = await self._endpoint(address).connect(factory)
+            connected: Any = await self._endpoint(address).connect(factory)
+        except ConnectingCancelledError as error:
+            raise CancelledError(str(error)) from error
         except (ConnectError, DNSLookupError, ConnectTimeout, UserError) as error:
             reason = str(error).rstrip(".")
             raise AutoReconnect(f"{format_address(address)}: {reason}") from error
+        protocol: MongoProtocol = connected
         protocol.address = address
         self._open.add(protocol)
         protocol.on_lost = lambda reason: self._lost(protocol)
@@ -174,5 +182,3 @@ class Connector:
 
 def _nonce() -> bytes:
     return token_bytes(32)
-
-

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import bson
 from bson.int64 import Int64
+from pymongo.server_type import SERVER_TYPE
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -43,6 +44,9 @@ __all__ = ["Executor"]
 
 ResultT = TypeVar("ResultT")
 
+_WITH_RETRYABLE_WRITES = frozenset(
+    {SERVER_TYPE.RSPrimary, SERVER_TYPE.Mongos, SERVER_TYPE.LoadBalancer}
+)
 _DEFAULT_WRITE_CONCERN = WriteConcern()
 _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
 _TRANSACTION_ENDING = frozenset({"commitTransaction", "abortTransaction"})
@@ -140,14 +144,21 @@ class Executor:
             return True
         if session is None or session.in_transaction:
             return False
-        return self._options.retry_writes if command.is_write else self._options.retry_reads
+        if not command.is_write:
+            return self._options.retry_reads
+        connection = call.connection
+        # A standalone server has no transaction numbers.
+        return self._options.retry_writes and (
+            connection is None or connection.info.server_type in _WITH_RETRYABLE_WRITES
+        )
 
     # A server and a connection.
 
     def _remaining(self, deadline: float | None, otherwise: float) -> float:
         if deadline is None:
             return otherwise
-        return max(0.0, min(otherwise, deadline - self._reactor.seconds()))
+        left: float = deadline - self._reactor.seconds()
+        return max(0.0, min(otherwise, left))
 
     def _select_now(self, call: _Call) -> Server | None:
         command, session = call.command, call.session
@@ -189,9 +200,7 @@ class Executor:
         if call.deadline is not None:
             self._add_time_limit(call, body)
         cluster_time = self._topology.cluster_time
-        if session is not None and (
-            not command.is_write or options.write_concern.acknowledged or session.in_transaction
-        ):
+        if session is not None and not call.unacknowledged:
             session.apply(command, body, self._reactor.seconds())
             if command.is_write and command.name not in _TRANSACTION_ENDING:
                 if call.number is None and self._may_retry(call):
@@ -242,10 +251,9 @@ class Executor:
         try:
             request = command.build(connection.info)
             encoded = self._body(call, request.body)
-            if command.is_write and not command.options.write_concern.acknowledged:
-                if call.session is None or not call.session.in_transaction:
-                    connection.protocol.send(encoded, request.sequences)
-                    return command.unacknowledged()
+            if call.unacknowledged:
+                connection.protocol.send(encoded, request.sequences)
+                return command.unacknowledged()
             waiting = connection.protocol.request(encoded, request.sequences)
             if call.deadline is not None or self._options.socket_timeout:
                 self._limit(call, waiting)
@@ -315,6 +323,14 @@ class _Call:
         self.deprioritized: tuple[Address, ...] = ()
         self.preference: Any = None
         self.writable = True
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether the server is not to reply."""
+        command, session = self.command, self.session
+        if not command.is_write or command.options.write_concern.acknowledged:
+            return False
+        return session is None or not session.in_transaction
 
 
 def _worth_retrying(command: Command[Any], error: PyMongoError) -> bool:

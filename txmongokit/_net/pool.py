@@ -324,11 +324,8 @@ class Pool:
 
         def failed(failure: Failure) -> None:
             self._pending.discard(attempt)
-            error = failure.value
+            error: Any = failure.value
             if self._closed or isinstance(error, CancelledError):
-                return
-            if not isinstance(error, Exception):
-                failure.raiseException()
                 return
             # The one that has waited longest learns the reason; the others
             # are failed by clear() or tried again.

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
+    KeyPair,
     PrivateCertificate,
     optionsForClientTLS,
     platformTrust,
@@ -65,18 +66,15 @@ def _client_certificate(options: TLSOptions) -> PrivateCertificate | None:
         key = crypto.load_privatekey(
             crypto.FILETYPE_PEM, pem, password.encode() if password is not None else b""
         )
-        return PrivateCertificate.fromCertificateAndKeyPair(certificate, _key_pair(key))
+        identity: PrivateCertificate = PrivateCertificate.fromCertificateAndKeyPair(
+            certificate, KeyPair(key)
+        )
     except (crypto.Error, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"tlsCertificateKeyFile={options.certificate_key_file!r} must hold a PEM "
             "certificate and its private key, readable with tlsCertificateKeyFilePassword"
         ) from error
-
-
-def _key_pair(key: crypto.PKey) -> Any:
-    from twisted.internet.ssl import KeyPair
-
-    return KeyPair(key)
+    return identity
 
 
 @implementer(IOpenSSLClientConnectionCreator)

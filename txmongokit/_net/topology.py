@@ -178,17 +178,13 @@ class Topology:
         @return: fails with L{ServerSelectionTimeoutError}, which says what
             is known of each server.  Cancelling leaves the queue.
         """
-        waiter = _Waiter(
-            Deferred(lambda _: self._leave(waiter)), writable, read_preference
-        )
+        waiter = _Waiter(Deferred(lambda _: self._leave(waiter)), writable, read_preference)
         server = self.select_now(writable, read_preference)
         if server is not None:
             waiter.deferred.callback(server)
             return waiter.deferred
         self._waiters.append(waiter)
-        waiter.timer = self._reactor.callLater(
-            max(0.0, timeout), self._give_up, waiter, timeout
-        )
+        waiter.timer = self._reactor.callLater(max(0.0, timeout), self._give_up, waiter, timeout)
         for each in self._servers.values():
             each.monitor.request_check()
         return waiter.deferred
@@ -303,9 +299,7 @@ class Topology:
             local_threshold=self._options.local_threshold,
         )
         # Several writable servers (mongos) are chosen from at each use.
-        self._primary = (
-            self._servers.get(candidates[0].address) if len(candidates) == 1 else None
-        )
+        self._primary = self._servers.get(candidates[0].address) if len(candidates) == 1 else None
 
     def _serve(self) -> None:
         for waiter in list(self._waiters):

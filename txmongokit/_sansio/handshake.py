@@ -66,9 +66,7 @@ def client_metadata(app_name: str | None = None) -> dict[str, Any]:
         "architecture": platform.machine(),
         "version": platform.release(),
     }
-    metadata["platform"] = (
-        f"{platform.python_implementation()} {platform.python_version()}|Twisted"
-    )
+    metadata["platform"] = f"{platform.python_implementation()} {platform.python_version()}|Twisted"
     if len(bson.encode(metadata)) > _METADATA_LIMIT:
         metadata["os"] = {"type": metadata["os"]["type"]}
     excess = len(bson.encode(metadata)) - _METADATA_LIMIT

@@ -183,9 +183,7 @@ class RoundTripTime:
         Take one more sample into account.
         """
         old = self._average
-        self._average = (
-            sample if old is None else self._WEIGHT * sample + (1 - self._WEIGHT) * old
-        )
+        self._average = sample if old is None else self._WEIGHT * sample + (1 - self._WEIGHT) * old
 
     def reset(self) -> None:
         """

@@ -47,9 +47,7 @@ def select_servers(
         return candidates
     times = [server.round_trip_time or 0.0 for server in candidates]
     limit = min(times) + local_threshold
-    return [
-        server for server, time in zip(candidates, times, strict=True) if time <= limit
-    ]
+    return [server for server, time in zip(candidates, times, strict=True) if time <= limit]
 
 
 def choose(
@@ -98,5 +96,3 @@ def selection_error(description: TopologyDescription, what: str) -> str:
     else:
         advice = f"none is {what}: check the read preference, its tags and maximum staleness"
     return f"{'; '.join(reasons)}: {advice}"
-
-

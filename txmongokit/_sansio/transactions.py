@@ -431,7 +431,9 @@ class SessionState:
         if isinstance(error, ConnectionFailure):
             remove_error_label(error, TRANSIENT)
             add_error_label(error, UNKNOWN_COMMIT)
-        elif code == 50 or error.has_error_label("RetryableWriteError"):
-            add_error_label(error, UNKNOWN_COMMIT)
-        elif details.get("writeConcernError") and code not in _WRITE_CONCERN_DEFINITE:
+        elif (
+            code == 50
+            or error.has_error_label("RetryableWriteError")
+            or (details.get("writeConcernError") and code not in _WRITE_CONCERN_DEFINITE)
+        ):
             add_error_label(error, UNKNOWN_COMMIT)

@@ -82,6 +82,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
         epilog="Addresses are mongodb:// URIs, host:port, or set/host1,host2. The position "
         "reached is kept in the destination (txmongokit.mongosync), where the next start goes on.",
     )
+    _add_where(parser)
+    _add_what(parser)
+    _add_when(parser)
+    _add_other(parser)
+    return parser
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument(
         "--from",
@@ -112,8 +120,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         metavar="NS",
         help="the source's oplog (default: local.oplog.rs)",
     )
-    _add_what(parser)
-    _add_when(parser)
+
+
+def _add_other(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("other")
     other.add_argument(
         "--dry-run", action="store_true", help="say what would be done, and write nothing"
@@ -134,7 +143,6 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     other.add_argument("--version", action="version", version=f"txmongokit {_own_version()}")
     other.add_argument("--help", action="help", help="show this text")
-    return parser
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -309,7 +317,7 @@ def _with_port(host: str, port: int | None) -> str:
     return host
 
 
-_USERINFO = re.compile(r"(//|^)([^/@:]*):(.*)@")
+_USERINFO = re.compile(r"^((?:[a-z+]+://)?)([^/@:]*):(.*)@")
 _SECRETS = re.compile(r"((?:password|session_token|AWS_SESSION_TOKEN)[=:])[^&,]*", re.IGNORECASE)
 
 

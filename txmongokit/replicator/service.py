@@ -43,7 +43,7 @@ from txmongokit.replicator.writers import (
     BatchWriter,
     CountingWriter,
     TransactionWriter,
-    refusal,
+    without_documents,
 )
 from txmongokit.sessions import ClientSession
 
@@ -139,7 +139,9 @@ class MongosyncService(Service):
         except _EXPLAINED as error:
             raise ReplicationFailed(str(error)) from error
         except OperationFailure as error:
-            raise ReplicationFailed(f"a server refused: {refusal(error)}") from error
+            raise ReplicationFailed(
+                f"a server refused (code {error.code}): {without_documents(error)}"
+            ) from error
         except PyMongoError as error:
             raise ReplicationFailed(str(error)) from error
         finally:
@@ -168,7 +170,9 @@ class MongosyncService(Service):
         try:
             return await inspect(pool)
         except PyMongoError as error:
-            text = refusal(error) if isinstance(error, OperationFailure) else str(error)
+            text = str(error)
+            if isinstance(error, OperationFailure):
+                text = without_documents(error)
             raise ReplicationFailed(f"{what} {redacted(uri)}: {text}") from error
 
     async def _replicate(self) -> None:

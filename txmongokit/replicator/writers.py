@@ -21,7 +21,14 @@ from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.sessions import ClientSession
 
-__all__ = ["ApplyError", "BatchWriter", "CountingWriter", "TransactionWriter", "refusal"]
+__all__ = [
+    "ApplyError",
+    "BatchWriter",
+    "CountingWriter",
+    "TransactionWriter",
+    "refusal",
+    "without_documents",
+]
 
 _DUPLICATE_KEY = 11000
 # Where one document was there already, the next ones probably are, too.
@@ -211,15 +218,21 @@ def _always(namespace: str) -> bool:
     return True
 
 
-def refusal(error: OperationFailure) -> str:
+def without_documents(error: OperationFailure) -> str:
     """
-    An error's text without what it shows of documents.
+    An error's text without what it shows of keys and documents.
     """
-    # The server's text may show keys and documents from here on.
-    text = str((error.details or {}).get("errmsg", error))
+    text = str(error)
     for marker in (", full error", " dup key", ": {"):
         text = text.split(marker, maxsplit=1)[0]
-    return f"the destination refused a write (code {error.code}): {text[:300]}"
+    return text[:300]
+
+
+def refusal(error: OperationFailure) -> str:
+    """
+    What to say of a write that the destination refused.
+    """
+    return f"the destination refused a write (code {error.code}): {without_documents(error)}"
 
 
 class CountingWriter:

@@ -129,7 +129,7 @@ class RawTests(SynchronousTestCase):
 
     def test_layouts(self) -> None:
         """Documents and everything around them come out, in whatever order."""
-        documents = [{"_id": 1, "x": "y"}, {"_id": 2}]
+        documents: list[dict[str, Any]] = [{"_id": 1, "x": "y"}, {"_id": 2}]
         raws = [bson.encode(document) for document in documents]
         rest = {"ok": 1.0, "operationTime": Timestamp(3, 4), "$clusterTime": {"x": 1}}
         for name in ("firstBatch", "nextBatch"):
