@@ -68,17 +68,26 @@ def decide(
     Decide where to begin.
 
     The destination's checkpoint wins over the file, because it moves with
-    the data; an explicit start contradicts it and must be forced.  Without
-    any of them the start is 24 hours back.
+    the data; an explicit start contradicts it and must be forced.  An
+    explicit start wins over the file.  Without any of them the start is 24
+    hours back, or the oldest entry where the oplog is shorter.
 
     @param seconds_back: what C{option} asks for, if it was given.
+    @param option: the option that gave C{seconds_back}, for messages.
+    @param force_start: whether an explicit start wins over the checkpoint.
     @param checkpoint: the position in the destination.
     @param resume_position: the position in C{resume_file}.
-    @param oldest: of the source's oplog.
-    @param newest: of the source's oplog.
+    @param resume_file: where C{resume_position} was read, for messages.
+    @param oldest: the position of the oldest entry of the source's oplog.
+    @param newest: the position of the newest entry of the source's oplog.
     @param now: seconds since the epoch.
 
-    @raise StartError: what was asked for cannot be had.
+    @return: where to begin.  What starts at a time has a window up to
+        C{newest}, and so has what resumes by a file, which does not prove
+        that the destination is a whole copy.
+
+    @raise StartError: what was asked for cannot be had, or contradicts the
+        checkpoint.
     """
     if seconds_back is not None:
         if checkpoint is not None and not force_start:
@@ -91,7 +100,8 @@ def decide(
         if position < oldest:
             raise StartError(
                 f"{option} asks for {show_position(position)}, but the source's oplog begins at "
-                f"{show_position(oldest)}: choose a later start, or copy the data anew"
+                f"{show_position(oldest)}: choose a later start, or copy the data anew and give "
+                "the source a larger oplog"
             )
         return StartPoint(position, False, f"{option}", newest)
     if checkpoint is not None:
@@ -123,8 +133,9 @@ def _check(position: int, origin: str, oldest: int, newest: int) -> None:
     if position < oldest:
         raise StartError(
             f"{origin} is at {show_position(position)}, but the source's oplog begins at "
-            f"{show_position(oldest)}: what lies between is lost, so copy the data anew and use a "
-            "larger oplog"
+            f"{show_position(oldest)}: what lies between is lost, so copy the data anew and give "
+            "the source a larger oplog, or do without it by a later start (--seconds or --window, "
+            "and --force-start where there is a checkpoint)"
         )
     if position > newest:
         raise StartError(
