@@ -1,6 +1,9 @@
 """
 The command line, the same for C{twistd mongosync} and
 C{python -m txmongokit.oplog}.
+
+One L{argparse} parser serves both: L{usage.Options} has no options of several
+values, and lets the last of a repeated option win.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote_plus
 
 from twisted.python import usage
 
@@ -41,7 +45,15 @@ class Arguments:
     @ivar destination: a connection string.
     @ivar seconds_back: an explicit start, in seconds before now.
     @ivar seconds_option: the option that gave it.
+    @ivar follow: whether to wait for new entries.
+    @ivar selection: what to replicate, under which names.
     @ivar resume_file: C{None} where there is none.
+    @ivar dry_run: whether nothing is written.
+    @ivar oplog_namespace: C{database.collection} of the source's oplog.
+    @ivar force_start: whether C{seconds_back} wins over the checkpoint.
+    @ivar at_least_once: whether a destination that cannot apply a batch
+        together with the checkpoint will do.
+    @ivar log_level: the name of a L{twisted.logger.LogLevel}.
     """
 
     source: str
@@ -186,7 +198,10 @@ def _add_when(parser: argparse.ArgumentParser) -> None:
         help="start N seconds back (default: where the last run ended, else 86400)",
     )
     when.add_argument(
-        "-w", "--window", metavar="TIME", help='start that far back: "3 days", "24:00", "1h30m"'
+        "-w",
+        "--window",
+        metavar="TIME",
+        help='start that far back: "3 days", "1h30m", "24:00" (hours and minutes)',
     )
     when.add_argument(
         "--force-start",
@@ -206,27 +221,31 @@ def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> A
     Read a command line.
 
     @param argv: without the program's name.
+    @param program: what C{--help} calls it.
 
     @raise ArgumentsError: it cannot be used.
     @raise SystemExit: C{--help} or C{--version} was given and is printed.
     """
-    found = _parser(program).parse_args(list(argv))
-    seconds, option = _start(found)
     try:
-        selection = Selection(found.ns, found.exclude, found.rename)
-    except SelectionError as error:
-        raise ArgumentsError(str(error)) from None
+        return _arguments(_parser(program).parse_args(list(argv)))
+    except (ArgumentsError, SelectionError) as error:
+        # A URI in the wrong place is shown, too, by argparse among others.
+        raise ArgumentsError(_URI_SECRET.sub(r"\1:***@", str(error))) from None
+
+
+def _arguments(found: Any) -> Arguments:
+    seconds, option = _start(found)
     database, _, collection = found.oplogns.partition(".")
     if not database or not collection:
         raise ArgumentsError(f"--oplogns {found.oplogns!r} must have the form database.collection")
-    file = found.resume_file
+    file = found.resume_file.strip()
     return Arguments(
         source=_uri(found.source, "--from", None),
         destination=_uri(found.destination, "--to", _port(found.port)),
         seconds_back=seconds,
         seconds_option=option,
         follow=found.follow,
-        selection=selection,
+        selection=Selection(found.ns, found.exclude, found.rename),
         resume_file=None if not file or file.lower() == "none" else Path(file),
         dry_run=found.dry_run,
         oplog_namespace=found.oplogns,
@@ -238,13 +257,16 @@ def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> A
 
 def _start(found: Any) -> tuple[float | None, str | None]:
     if found.seconds is not None and found.window is not None:
-        raise ArgumentsError("--seconds and --window exclude one another: give one of them")
+        raise ArgumentsError(
+            f"--seconds {found.seconds!r} and --window {found.window!r} exclude one another: "
+            "give one of them"
+        )
     if found.seconds is not None:
         try:
             seconds = float(found.seconds)
         except ValueError:
             seconds = -1.0
-        if not 0 < seconds < 1e10:
+        if not 0 < seconds < _LONGEST:
             raise ArgumentsError(f"--seconds {found.seconds!r} must be a number above 0")
         return seconds, "--seconds"
     if found.window is not None:
@@ -252,33 +274,49 @@ def _start(found: Any) -> tuple[float | None, str | None]:
     return None, None
 
 
-_UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_PART = re.compile(
-    r"\s*(\d+(?:\.\d+)?)\s*"
-    r"(w|weeks?|wks?|d|days?|h|hours?|hrs?|hr|m|mins?|minutes?|s|secs?|seconds?)\s*,?\s*",
-    re.IGNORECASE,
+# Longer than any oplog: over 300 years.
+_LONGEST = 1e10
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_UNITS = (
+    (604_800, "w|wks?|weeks?"),
+    (86_400, "d|dys?|days?"),
+    (3_600, "h|hrs?|hours?"),
+    (60, "m|mins?|minutes?"),
+    (1, "s|secs?|seconds?"),
 )
-_CLOCK = re.compile(r"\s*(\d+):(\d\d)(?::(\d\d(?:\.\d+)?))?\s*")
+# Every unit at most once, the longest first.
+_PARTS = [
+    (factor, rf"(?:{_NUMBER}\s*(?:{names})(?![a-z])\s*(?:[,/]\s*)?)?") for factor, names in _UNITS
+]
+_SECONDS = r"(\d{2}(?:\.\d+)?)"
+_FORMS = [
+    (tuple(factor for factor, _ in parts) + factors, "".join(text for _, text in parts) + clock)
+    for parts, factors, clock in (
+        (_PARTS, (), ""),
+        # "24:00" is 24 hours, as jaraco.mongodb's help says (its code takes 24 minutes).
+        (_PARTS[:2], (3_600, 60), r"(\d+):(\d{2})"),
+        (_PARTS[:2], (3_600, 60, 1), rf"(\d+):(\d{{2}}):{_SECONDS}"),
+        ([], (86_400, 3_600, 60, 1), rf"(\d+)[:-](\d{{2}}):(\d{{2}}):{_SECONDS}"),
+        ([], (60, 1), r"(\d{1,2}):(\d{2}\.\d+)"),
+        ([], (1,), rf":{_SECONDS}"),
+    )
+]
 
 
 def _window(text: str) -> float:
     """Seconds in C{3 days}, C{1h30m}, C{1 day, 2:30} or C{24:00} (hours and minutes)."""
-    rest, seconds, matched = text, 0.0, False
-    while (part := _PART.match(rest)) is not None:
-        seconds += float(part[1]) * _UNITS[part[2][0].lower()]
-        rest, matched = rest[part.end() :], True
-    clock = _CLOCK.fullmatch(rest)
-    if clock is not None:
-        seconds += int(clock[1]) * 3_600 + int(clock[2]) * 60 + float(clock[3] or 0)
-        rest, matched = "", True
-    if rest.strip() and re.fullmatch(r"\s*\d+(\.\d+)?\s*", rest) and not matched:
-        seconds, rest, matched = float(rest), "", True
-    if rest.strip() or not matched or not 0 < seconds < 1e10:
-        raise ArgumentsError(
-            f"--window {text!r} must be a time such as '3 days', '24:00' (hours and minutes), "
-            "'1h30m' or '90s'"
-        )
-    return seconds
+    spoken = text.strip().removeprefix("+").strip()
+    for factors, form in _FORMS:
+        match = re.fullmatch(form, spoken, re.IGNORECASE | re.ASCII)
+        if match is not None:
+            parts = zip(factors, match.groups(), strict=True)
+            seconds = sum(factor * float(part or 0) for factor, part in parts)
+            if 0 < seconds < _LONGEST:
+                return seconds
+    raise ArgumentsError(
+        f"--window {text!r} must be a time above 0 such as '3 days', '1 day, 2 hours', '1h30m', "
+        "'90s' or '24:00' (hours and minutes)"
+    )
 
 
 def _port(text: str | None) -> int | None:
@@ -289,36 +327,60 @@ def _port(text: str | None) -> int | None:
     return int(text)
 
 
+_ADDRESS = "a mongodb:// URI, host, host:port or set/host1,host2"
+
+
 def _uri(text: str, option: str, port: int | None) -> str:
     """A connection string for C{mongodb://...}, C{host:port} or C{set/h1,h2}."""
+    shown = f"{option} {redacted(text)!r}"
     if text.startswith("mongodb+srv://"):
         raise ArgumentsError(
-            f"{option}: mongodb+srv:// is not supported by this version: list the hosts"
+            f"{shown} is not supported by this version: list the hosts, as in "
+            "mongodb://host1,host2/?tls=true"
         )
     if text.startswith("mongodb://"):
+        _check_port(text, shown, port)
         return text
-    if "://" in text or not text:
-        raise ArgumentsError(
-            f"{option} {redacted(text)!r} must be a mongodb:// URI, host:port or set/host1,host2"
-        )
+    if "@" in text:
+        raise ArgumentsError(f"{shown} has a user: write it as mongodb://user:password@host")
     set_name, slash, hosts = text.rpartition("/")
-    if slash and not (set_name and hosts):
-        raise ArgumentsError(f"{option} {redacted(text)!r} must have the form set/host1,host2")
-    named = [_with_port(host, port) for host in hosts.split(",")]
-    query = f"?replicaSet={set_name}" if set_name else ""
+    if "://" in text or (slash and not re.fullmatch(r"[^\s/?#&=:,]+", set_name)):
+        raise ArgumentsError(f"{shown} must be {_ADDRESS}")
+    named = [_host(host.strip(), shown, port) for host in hosts.split(",")]
+    query = f"?replicaSet={quote_plus(set_name)}" if set_name else ""
     return f"mongodb://{','.join(named)}/{query}"
 
 
-def _with_port(host: str, port: int | None) -> str:
-    if host.count(":") > 1 and not host.startswith("["):
-        host = f"[{host}]"
-    if port is not None and re.search(r":\d+$", host.rpartition("]")[2]) is None:
-        return f"{host}:{port}"
-    return host
+_HOST = re.compile(
+    r"(?P<host>\[[0-9a-f:.%]+[^][\s/?#]*\]|[^][\s:/?#%]+)(?::(?P<port>\d+))?", re.I | re.ASCII
+)
 
 
-_USERINFO = re.compile(r"^((?:[a-z+]+://)?)([^/@:]*):(.*)@")
-_SECRETS = re.compile(r"((?:password|session_token|AWS_SESSION_TOKEN)[=:])[^&,]*", re.IGNORECASE)
+def _host(text: str, shown: str, port: int | None) -> str:
+    if text.count(":") > 1 and not text.startswith("["):
+        text = f"[{text}]"  # an IPv6 address without a port
+    match = _HOST.fullmatch(text)
+    if match is None:
+        raise ArgumentsError(f"{shown} must be {_ADDRESS}")
+    own = match["port"]
+    if own is not None and not 0 < int(own) < 65_536:
+        raise ArgumentsError(f"{shown} has the port {own}, which must be from 1 to 65535")
+    return f"{text}:{port}" if own is None and port is not None else text
+
+
+def _check_port(uri: str, shown: str, port: int | None) -> None:
+    """A URI is kept as it is: C{--port} beside it must not be ignored where it would count."""
+    hosts = re.split(r"[/?]", uri.removeprefix("mongodb://").rpartition("@")[2], maxsplit=1)[0]
+    bare = any(re.search(r":\d+$", host) is None for host in hosts.split(","))
+    if port is not None and bare:
+        raise ArgumentsError(f"--port {port} does not go into {shown}: write host:{port} there")
+
+
+# Greedy, because "/" and "@" in a password are often not escaped.
+_USERINFO = re.compile(r"^((?:[a-z+]+://)?)([^/@:]*):(.*)@", re.DOTALL)
+_PASSWORD = re.compile(r"(password(?:=|:|%3A))[^&]*", re.IGNORECASE)
+_TOKEN = re.compile(r"(session_token(?:=|:|%3A))[^&,]*", re.IGNORECASE)
+_URI_SECRET = re.compile(r"(://[^/@:\s]*):\S*@")
 
 
 def redacted(uri: str) -> str:
@@ -326,7 +388,7 @@ def redacted(uri: str) -> str:
     A connection string without its secrets, for messages.
     """
     hidden = _USERINFO.sub(r"\1\2:***@", uri)
-    return _SECRETS.sub(r"\1***", hidden)
+    return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1***", hidden))
 
 
 class Options(usage.Options):
