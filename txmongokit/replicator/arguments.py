@@ -13,17 +13,19 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote_plus
 
 from twisted.python import usage
 
+from txmongokit import __version__
 from txmongokit.replicator.selection import Selection, SelectionError
 
 __all__ = ["Arguments", "ArgumentsError", "Options", "parse", "redacted"]
 
+_TWISTD = "twistd mongosync"
 _DEFAULT_PORT = 27017
 _RESUME_FILE = "mongooplog.ts"
 _LEVELS = ("debug", "info", "warn", "error", "critical")
@@ -75,13 +77,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ArgumentsError(f"{message}; --help lists the options")
-
-
-def _own_version() -> str:
-    try:
-        return version("txmongokit")
-    except PackageNotFoundError:
-        return "unknown"  # used from a checkout
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -153,7 +148,7 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         metavar="LEVEL",
         help=f"{', '.join(_LEVELS)} (default: info; twistd has logging options of its own)",
     )
-    other.add_argument("--version", action="version", version=f"txmongokit {_own_version()}")
+    other.add_argument("--version", action="version", version=f"txmongokit {__version__}")
     other.add_argument("--help", action="help", help="show this text")
 
 
@@ -230,7 +225,8 @@ def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> A
         return _arguments(_parser(program).parse_args(list(argv)))
     except (ArgumentsError, SelectionError) as error:
         # A URI in the wrong place is shown, too, by argparse among others.
-        raise ArgumentsError(_URI_SECRET.sub(r"\1:***@", str(error))) from None
+        hidden = _SHOWN_USERINFO.sub(r"\1:***@", str(error))
+        raise ArgumentsError(_SHOWN_SECRET.sub(r"\1***", hidden)) from None
 
 
 def _arguments(found: Any) -> Arguments:
@@ -342,7 +338,7 @@ def _uri(text: str, option: str, port: int | None) -> str:
         _check_port(text, shown, port)
         return text
     if "@" in text:
-        raise ArgumentsError(f"{shown} has a user: write it as mongodb://user:password@host")
+        raise ArgumentsError(f"{shown} has a user: give it as a mongodb:// URI")
     set_name, slash, hosts = text.rpartition("/")
     if "://" in text or (slash and not re.fullmatch(r"[^\s/?#&=:,]+", set_name)):
         raise ArgumentsError(f"{shown} must be {_ADDRESS}")
@@ -351,21 +347,27 @@ def _uri(text: str, option: str, port: int | None) -> str:
     return f"mongodb://{','.join(named)}/{query}"
 
 
-_HOST = re.compile(
-    r"(?P<host>\[[0-9a-f:.%]+[^][\s/?#]*\]|[^][\s:/?#%]+)(?::(?P<port>\d+))?", re.I | re.ASCII
-)
+_HOST = re.compile(r"(?:\[(?P<six>[^][]+)\]|[^][\s:/?#%&=]+)(?::(?P<port>\d{1,9}))?", re.ASCII)
 
 
 def _host(text: str, shown: str, port: int | None) -> str:
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"  # an IPv6 address without a port
     match = _HOST.fullmatch(text)
-    if match is None:
+    if match is None or (match["six"] is not None and not _is_ipv6(match["six"])):
         raise ArgumentsError(f"{shown} must be {_ADDRESS}")
     own = match["port"]
     if own is not None and not 0 < int(own) < 65_536:
         raise ArgumentsError(f"{shown} has the port {own}, which must be from 1 to 65535")
     return f"{text}:{port}" if own is None and port is not None else text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_port(uri: str, shown: str, port: int | None) -> None:
@@ -380,7 +382,9 @@ def _check_port(uri: str, shown: str, port: int | None) -> None:
 _USERINFO = re.compile(r"^((?:[a-z+]+://)?)([^/@:]*):(.*)@", re.DOTALL)
 _PASSWORD = re.compile(r"(password(?:=|:|%3A))[^&]*", re.IGNORECASE)
 _TOKEN = re.compile(r"(session_token(?:=|:|%3A))[^&,]*", re.IGNORECASE)
-_URI_SECRET = re.compile(r"(://[^/@:\s]*):\S*@")
+# The same within a sentence.
+_SHOWN_USERINFO = re.compile(r"(://[^/@:\s]*):\S*@")
+_SHOWN_SECRET = re.compile(r"((?:password|session_token)(?:=|:|%3A))[^&,\s]*", re.IGNORECASE)
 
 
 def redacted(uri: str) -> str:
@@ -398,7 +402,7 @@ class Options(usage.Options):
     @ivar arguments: what it asks for, once it was parsed.
     """
 
-    synopsis = "Usage: twistd [twistd's options] mongosync --from URI --to URI [options]"
+    synopsis = "--from URI --to URI [options]"
     arguments: Arguments
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -410,15 +414,16 @@ class Options(usage.Options):
         """
         argv = sys.argv[1:] if options is None else options
         try:
-            self.arguments = parse(argv, "twistd mongosync")
+            self.arguments = parse(argv, _TWISTD)
         except ArgumentsError as error:
             raise usage.UsageError(str(error)) from None
 
     def getUsage(self, width: int | None = None) -> str:
         """
-        What C{--help} prints.
+        What C{twistd} prints above the sentence about a wrong argument: the
+        options in short, so that the sentence is not lost below.
         """
-        return _parser("twistd mongosync").format_help()
+        return _parser(_TWISTD).format_usage()
 
     def __str__(self) -> str:
-        return self.getUsage()
+        return _parser(_TWISTD).format_help()

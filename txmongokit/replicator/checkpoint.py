@@ -46,7 +46,8 @@ class Checkpoint:
     @ivar seq: counts the writes of the checkpoint itself.
     @ivar position: of the last entry that is fully applied (seconds in the
         upper, increment in the lower 32 bits).
-    @ivar term: the source's election term of that entry.
+    @ivar term: the source's election term of that entry; -1 where nothing
+        was applied yet, and C{position} is where to begin.
     @ivar count: operations applied since the first start.
     @ivar missing: updates whose document the destination did not have.
     @ivar window_end: entries up to here may update documents that are
@@ -76,6 +77,13 @@ class Checkpoint:
             missing=self.missing + missing,
             intent=None,
         )
+
+    @property
+    def applied(self) -> bool:
+        """
+        Whether the entry at C{position} is in the destination.
+        """
+        return self.term != -1
 
     def intending(self, position: int) -> Checkpoint:
         """
@@ -143,13 +151,6 @@ class CheckpointStore:
         """
         document = await self._collection.find_one({"_id": self.key})
         return None if document is None else Checkpoint.from_document(document)
-
-    async def source_identity(self) -> Any:
-        """
-        The identity of the source that the stored checkpoint belongs to.
-        """
-        document = await self._collection.find_one({"_id": self.key})
-        return None if document is None else document.get("source")
 
     async def create(self, checkpoint: Checkpoint, session: ClientSession) -> None:
         """

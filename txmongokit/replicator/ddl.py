@@ -84,6 +84,8 @@ def translate(
     verb = next(iter(o), "")
     if verb in _IGNORED:
         return None
+    if verb != "renameCollection" and not selection.selects_part(database):
+        return None
     function = _TRANSLATIONS.get(verb)
     if function is None:
         raise UnsupportedDDL(

@@ -71,7 +71,7 @@ class Replication:
     ) -> None:
         self.checkpoint = checkpoint
         self.running = False
-        self.progress = Progress(position=checkpoint.position)
+        self.progress = Progress(position=checkpoint.position, read=tailer.read_up_to)
         self._reactor = reactor
         self._tailer = tailer
         self._writer = writer
@@ -98,14 +98,13 @@ class Replication:
         """
         self.running = True
         try:
-            while not self._stopping:
+            while not self._stopping and (until is None or self.progress.read < until):
                 documents = await self._tailer.next_batch()
-                done = await self._take(documents, until)
-                if not self._tailer.ready or done:
-                    await self._submit()
-                if done or (until is not None and self.progress.read >= until):
+                if await self._take(documents, until):
                     break
-            await self._submit()
+                if not self._tailer.ready:
+                    await self._submit()
+            await self._submit(whole=True)
             await self._written()
         finally:
             self.running = False
@@ -122,6 +121,9 @@ class Replication:
                 return True
             if self._stopping:
                 return True
+            if self._batch.position <= self.checkpoint.window_end < entry.ts:
+                # What a batch tolerates depends on the side that it is on.
+                await self._submit(whole=True)
             if entry.op in "iud":
                 await self._take_operation(entry)
             elif entry.op == "c":
@@ -187,13 +189,16 @@ class Replication:
             await self._written()
             await self._schema.prepare(change)
 
-    async def _submit(self) -> None:
-        """Begin to write what was collected, once the batch before it is written."""
+    async def _submit(self, *, whole: bool = False) -> None:
+        """
+        Begin to write what was collected, once the batch before it is
+        written; also a mere position if C{whole}.
+        """
         batch = self._batch
         if not batch.position:
             return
         now = self._reactor.seconds()
-        if not batch.count and now - self._last_advance < _IDLE_ADVANCE and not self._stopping:
+        if not batch.count and not whole and now - self._last_advance < _IDLE_ADVANCE:
             return
         await self._written()
         self._batch = Batch()

@@ -86,7 +86,8 @@ class SchemaWriter:
             intending = current.intending(entry.ts)
             await self._store.move(current, intending)
             current = intending
-        await self._run(change, repeated)
+        # In the window of a first start, too, it may have been executed before.
+        await self._run(change, repeated or entry.ts <= current.window_end)
         following = current.advanced(entry.ts, entry.term, count=1)
         await self._store.move(current, following)
         return following

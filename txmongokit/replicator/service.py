@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,7 +19,7 @@ from txmongokit.replicator.arguments import Arguments, redacted
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
 from txmongokit.replicator.ddl import UnsupportedDDL
-from txmongokit.replicator.entries import UnsupportedEntry, timestamp
+from txmongokit.replicator.entries import UnsupportedEntry, parse_entry, timestamp
 from txmongokit.replicator.inspection import (
     Deployment,
     DeploymentError,
@@ -62,6 +62,8 @@ _EXPLAINED = (
 # How often progress is logged and the resume file written, in seconds.
 _REPORT_EVERY = 10.0
 _SAVE_EVERY = 1.0
+# How long a source may take to know again what a majority has, in seconds.
+_PATIENCE = 10
 
 
 class ReplicationFailed(Exception):
@@ -152,7 +154,8 @@ class MongosyncService(Service):
             self._reporter.stop()
         replication = self._replication
         if replication is not None:
-            self._save(replication.checkpoint.position, at_once=True)
+            if replication.checkpoint.applied:
+                self._save(replication.checkpoint.position, at_once=True)
             self._report()
         for pool in (self._source, self._destination):
             if pool is not None:
@@ -199,11 +202,14 @@ class MongosyncService(Service):
             self._destination, _key(source, arguments), _about(source, arguments)
         )
         stored = await store.load()
+        if stored is not None and stored.applied:
+            bounds = await self._caught_up(tailer, bounds, stored.position)
         start = decide(
             seconds_back=arguments.seconds_back,
             option=arguments.seconds_option,
             force_start=arguments.force_start,
             checkpoint=None if stored is None else stored.position,
+            applied=stored is None or stored.applied,
             resume_position=from_file,
             resume_file=arguments.resume_file,
             oldest=bounds[0],
@@ -212,8 +218,19 @@ class MongosyncService(Service):
         )
         for warning in start.warnings:
             self._log.warn("{warning}", warning=warning)
-        await self._verify_start(tailer, start)
-        await self._go(tailer, store, stored, start, destination, bounds[1])
+        first = _first(start, await self._verify_start(tailer, start))
+        await self._go(tailer, store, stored, start, first, destination, bounds[1])
+
+    async def _caught_up(
+        self, tailer: Tailer, bounds: tuple[int, int], position: int
+    ) -> tuple[int, int]:
+        """The oplog's bounds; soon after a restart a majority may lag behind the position."""
+        for _ in range(_PATIENCE):
+            if position <= bounds[1]:
+                break
+            await deferLater(self._reactor, 1.0, lambda: None)
+            bounds = await tailer.bounds() or bounds
+        return bounds
 
     def _check_source(self, source: Deployment) -> None:
         shown = redacted(self._arguments.source)
@@ -248,15 +265,19 @@ class MongosyncService(Service):
                 "applyOps: use a replica set, or give --at-least-once"
             )
 
-    async def _verify_start(self, tailer: Tailer, start: StartPoint) -> None:
-        """Before anything is written: the entry to resume after must be there."""
-        if start.verify and await tailer.entry_at(start.position) is None:
+    async def _verify_start(self, tailer: Tailer, start: StartPoint) -> int:
+        """Before anything is written: the entry to resume after must be there. Its term."""
+        if not start.verify:
+            return -1
+        raw = await tailer.entry_at(start.position)
+        if raw is None:
             at = timestamp(start.position)
             raise OplogGap(
                 f"the source's oplog has no entry at ({at.time}, {at.inc}), where {start.origin} "
                 "says to resume: it was overwritten or rolled back, or this is another source; "
                 "copy the data anew"
             )
+        return parse_entry(raw).term
 
     async def _go(
         self,
@@ -264,6 +285,7 @@ class MongosyncService(Service):
         store: CheckpointStore,
         stored: Checkpoint | None,
         start: StartPoint,
+        first: Checkpoint,
         destination: Deployment,
         newest: int,
     ) -> None:
@@ -273,19 +295,20 @@ class MongosyncService(Service):
         catalog = Catalog(pool)
         writer: BatchWriter
         if arguments.dry_run:
-            checkpoint = _first(start) if stored is None else stored
+            checkpoint = stored if stored is not None and start.from_checkpoint else first
             writer = self._counting = CountingWriter()
             schema = SchemaWriter(pool, None, catalog, arguments.selection)
         else:
             session = pool.start_session(causal_consistency=False)
-            checkpoint = await _claim(store, stored, start, session)
+            checkpoint = await _claim(store, stored, start, first, session)
             writer = self._writer(session, store, catalog, destination)
             schema = SchemaWriter(pool, store, catalog, arguments.selection)
-        position = checkpoint.position if start.from_checkpoint else start.position
         self._log.info(
-            "starting after {at} from {origin}", at=timestamp(position), origin=start.origin
+            "starting at {at}, because of {origin}",
+            at=timestamp(checkpoint.position),
+            origin=start.origin,
         )
-        tailer.start(position, verify=start.verify)
+        tailer.start(checkpoint.position, verify=checkpoint.applied, term=checkpoint.term)
         self._replication = Replication(
             self._reactor,
             tailer,
@@ -311,7 +334,14 @@ class MongosyncService(Service):
     ) -> BatchWriter:
         assert self._destination is not None
         if destination.set_name is not None:
-            return TransactionWriter(self._reactor, self._destination, session, store, catalog)
+            return TransactionWriter(
+                self._reactor,
+                self._destination,
+                session,
+                store,
+                catalog,
+                ApplyOpsWriter(self._destination, store) if destination.version < (6, 2) else None,
+            )
         if destination.version < (6, 2) and not self._arguments.at_least_once:
             return ApplyOpsWriter(self._destination, store)
         return RepeatingWriter(self._destination, store, catalog)
@@ -381,22 +411,22 @@ def _tell(result: Any, waiting: Deferred[None]) -> Any:
     return result
 
 
-def _first(start: StartPoint) -> Checkpoint:
-    return Checkpoint(seq=0, position=start.position, term=-1, window_end=start.window_end)
+def _first(start: StartPoint, term: int) -> Checkpoint:
+    return Checkpoint(seq=0, position=start.position, term=term, window_end=start.window_end)
 
 
 async def _claim(
     store: CheckpointStore,
     stored: Checkpoint | None,
     start: StartPoint,
+    first: Checkpoint,
     session: ClientSession,
 ) -> Checkpoint:
     """Be the one who moves the checkpoint."""
     if stored is None:
-        first = _first(start)
         await store.create(first, session)
         return first
-    return await store.take_over(session, None if start.from_checkpoint else _first(start))
+    return await store.take_over(session, None if start.from_checkpoint else first)
 
 
 def _key(source: Deployment, arguments: Arguments) -> str:

@@ -58,6 +58,7 @@ def decide(
     option: str | None,
     force_start: bool,
     checkpoint: int | None,
+    applied: bool = True,
     resume_position: int | None,
     resume_file: Path | None,
     oldest: int,
@@ -76,6 +77,8 @@ def decide(
     @param option: the option that gave C{seconds_back}, for messages.
     @param force_start: whether an explicit start wins over the checkpoint.
     @param checkpoint: the position in the destination.
+    @param applied: whether the entry at that position was applied; C{False}
+        where an earlier start ended before its first batch.
     @param resume_position: the position in C{resume_file}.
     @param resume_file: where C{resume_position} was read, for messages.
     @param oldest: the position of the oldest entry of the source's oplog.
@@ -105,8 +108,9 @@ def decide(
             )
         return StartPoint(position, False, f"{option}", newest)
     if checkpoint is not None:
-        _check(checkpoint, "the destination's checkpoint", oldest, newest)
-        return StartPoint(checkpoint, True, "the destination's checkpoint", 0, from_checkpoint=True)
+        origin = "the destination's checkpoint"
+        _check(checkpoint, origin, oldest, newest if applied else max(newest, checkpoint))
+        return StartPoint(checkpoint, applied, origin, 0, from_checkpoint=True)
     if resume_position is not None:
         origin = f"the resume file {str(resume_file)!r}"
         _check(resume_position, origin, oldest, newest)

@@ -61,6 +61,7 @@ class Tailer:
         self._ahead: Deferred[Any] | None = None
         self._position = 0
         self._verify = False
+        self._term = -1
         self._expected: int | None = None
 
     async def bounds(self) -> tuple[int, int] | None:
@@ -93,15 +94,25 @@ class Tailer:
         """
         return self._ahead is not None and self._ahead.called
 
-    def start(self, position: int, *, verify: bool) -> None:
+    @property
+    def read_up_to(self) -> int:
+        """
+        The position up to which everything is read.
+        """
+        return self._position if self._verify else self._position - 1
+
+    def start(self, position: int, *, verify: bool, term: int = -1) -> None:
         """
         Read from here on.
 
         @param verify: the entry at C{position} was applied already: it must
             be the first one read, and is left out.
+        @param term: that entry's election term, where it is known: another
+            one there means that it was rolled back.
         """
         self._position = position
         self._verify = verify
+        self._term = term
 
     async def next_batch(self) -> list[bytes]:
         """
@@ -146,11 +157,13 @@ class Tailer:
             return documents
         expected, self._expected = self._expected, None
         if expected is not None:
-            if parse_entry(documents[0]).ts != expected:
+            first = parse_entry(documents[0])
+            if first.ts != expected or self._term not in (-1, first.term):
                 raise OplogGap(_overrun(expected))
             del documents[0]
         if documents:
-            self._position = parse_entry(documents[-1]).ts
+            last = parse_entry(documents[-1])
+            self._position, self._term = last.ts, last.term
             self._verify = True
         if self._cursor.alive:
             self._ahead = self._cursor.next_batch()

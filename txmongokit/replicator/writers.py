@@ -73,6 +73,9 @@ class TransactionWriter:
     """
     Writes to a replica set: operations and checkpoint in one transaction.
 
+    @param capped: writes batches with capped collections, which
+        transactions refuse; C{None} where the destination has no way to do
+        that exactly once.
     @param patience: seconds to keep trying while the destination is away.
     """
 
@@ -85,6 +88,7 @@ class TransactionWriter:
         session: ClientSession,
         store: CheckpointStore,
         catalog: Catalog,
+        capped: BatchWriter | None = None,
         *,
         patience: float = 60.0,
     ) -> None:
@@ -93,6 +97,7 @@ class TransactionWriter:
         self._session = session
         self._store = store
         self._catalog = catalog
+        self._capped = capped
         self._patience = patience
         self._collections: dict[str, Collection[dict[str, object]]] = {}
         # Batches still to be written with upserts, after a document was found
@@ -108,6 +113,9 @@ class TransactionWriter:
         @raise FencedError: another replicator has taken over.
         """
         await self._catalog.learn(batch.namespaces)
+        for namespace in batch.namespaces:
+            if self._catalog.is_capped(namespace):
+                return await self._writer_for_capped(namespace).write(batch, current)
         strict = self._catalog.is_strict
         deadline = self._reactor.seconds() + self._patience
         pause = 0.05
@@ -139,6 +147,14 @@ class TransactionWriter:
             self._log.warn("destination: {error}; trying again", error=str(problem)[:200])
             await deferLater(self._reactor, pause, lambda: None)
             pause = min(2 * pause, 2.0)
+
+    def _writer_for_capped(self, namespace: str) -> BatchWriter:
+        if self._capped is None:
+            raise ApplyError(
+                f"{namespace} is a capped collection, which this version cannot write exactly "
+                "once to a destination of 6.2 or later: exclude it with -x"
+            )
+        return self._capped
 
     async def _transaction(
         self, batch: Batch, groups: list[WriteGroup], current: Checkpoint
