@@ -10,6 +10,7 @@ import signal
 import time
 from typing import Any
 
+from bson import Int64, Timestamp
 from pymongo import InsertOne, UpdateOne
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -59,6 +60,73 @@ class ReplicationTests(SynchronousTestCase):
         assert before is not None and after is not None
         self.assertEqual(after["count"] - before["count"], 1)
         self.assert_equal()
+
+    def test_nothing_new(self) -> None:
+        """A pass with nothing new ends at once, before the source's next entry."""
+        self.pair.here["app"]["users"].insert_one({"_id": 1})
+        self.sync()
+        self.sync(seconds=8)
+        checkpoint = self.pair.checkpoint()
+        assert checkpoint is not None
+        self.assertEqual(checkpoint["count"], 2)
+        self.assert_equal()
+
+    def test_killed_before_the_first_batch(self) -> None:
+        """A start that got no further than its checkpoint loses nothing when repeated."""
+        users = self.pair.here["app"]["users"]
+        users.insert_one({"_id": 1})
+        self.sync()
+        # As it is when the process dies right after its checkpoint was made.
+        oldest = self.pair.here["local"]["oplog.rs"].find().sort("$natural", 1).limit(1).next()
+        self.pair.there.drop_database("app")
+        self.pair.there["txmongokit"]["mongosync"].update_one(
+            {}, {"$set": {"ts": oldest["ts"], "t": Int64(-1), "count": Int64(0)}}
+        )
+        self.sync()
+        self.assert_equal()
+
+    def test_capped(self) -> None:
+        """Capped collections keep their order, and take part in exactly-once."""
+        here, there = self.pair.here, self.pair.there
+        here["app"].create_collection("log", capped=True, size=100_000)
+        here["app"]["log"].insert_many([{"_id": number} for number in range(50)])
+        here["app"]["users"].insert_one({"_id": 1})
+        self.sync()
+        here["app"]["log"].insert_many([{"_id": number} for number in range(50, 60)])
+        self.sync()
+        ids = [found["_id"] for found in there["app"]["log"].find().sort("$natural", 1)]
+        self.assertEqual(ids, list(range(60)))
+        self.assert_equal()
+
+    def test_view(self) -> None:
+        """A view is made, changed and dropped as in the source."""
+        database = self.pair.here["app"]
+        database["users"].insert_one({"_id": 1, "n": 1})
+        database.create_collection("seen", viewOn="users", pipeline=[{"$match": {"n": 1}}])
+        database.create_collection("gone", viewOn="users", pipeline=[])
+        database["gone"].drop()
+        self.sync()
+        self.assertEqual(self.pair.there["app"]["seen"].find_one(), {"_id": 1, "n": 1})
+        self.assertEqual(
+            sorted(self.pair.there["app"].list_collection_names()),
+            ["seen", "system.views", "users"],
+        )
+
+    def test_mend_within_the_window(self) -> None:
+        """The last entries of the window and the first behind it are told apart."""
+        users = self.pair.here["app"]["users"]
+        users.insert_one({"_id": 1, "n": 1})
+        time.sleep(3)
+        users.update_one({"_id": 1}, {"$set": {"n": 2}})
+        process = self.pair.start(*_OFF, "-f", "--seconds", "1")
+        wait_for(lambda: (self.pair.checkpoint() or {}).get("missing") == 1, "the first batch")
+        users.insert_one({"_id": 2})
+        users.update_one({"_id": 2}, {"$set": {"n": 2}})
+        copy = self.pair.there["app"]["users"]
+        wait_for(lambda: copy.find_one({"_id": 2, "n": 2}), "what came later")
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 0, output)
 
     def test_transaction_lands_whole(self) -> None:
         """A source transaction is part of one destination transaction, also a large one."""
@@ -334,6 +402,38 @@ class FollowTests(SynchronousTestCase):
         wait_for(lambda: self.pair.there["app"]["users"].find_one({"_id": 2}), "the second")
         self.assertIsNone(second.poll())
         self.assertEqual(list(checkpoint_gaps(self.pair.there)), [])
+
+
+class ElectionTests(SynchronousTestCase):
+    """
+    Sets of three that change their primary.
+    """
+
+    def test_both_step_down(self) -> None:
+        """Elections on both sides neither stop it nor cost or double an operation."""
+        pair = Pair(replica_set(3, name="from"), replica_set(3, name="to"))
+        self.addCleanup(pair.close)
+        process = pair.start(*_OFF, "-f")
+        load = Load(6000, seed=5)
+        elections = [(4500, pair.destination), (2000, pair.source), (1000, pair.destination)]
+
+        def pace() -> None:
+            if elections and load.done >= elections[-1][0]:
+                elections.pop()[1].step_down()
+
+        load.write(pair.here, pace)
+        end = finish(pair.here)
+        wait_for(
+            lambda: process.poll() is not None
+            or (pair.checkpoint() or {"ts": Timestamp(0, 0)})["ts"] >= end,
+            "the end of the load",
+            90,
+        )
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 0, output)
+        self.assertEqual(list(differences(pair.here, pair.there)), [])
+        self.assertEqual(list(checkpoint_gaps(pair.there)), [])
 
 
 class StandaloneTests(SynchronousTestCase):
