@@ -273,6 +273,21 @@ class DecideTests(SynchronousTestCase):
             "source, or the source was rolled back; copy the data anew",
         )
 
+    def test_checkpoint_before_the_first_batch(self) -> None:
+        """
+        Where a start ended before its first batch there is no applied entry
+        to find, and the source may not have come as far yet; the oplog must
+        reach back to it all the same.
+        """
+        for stored in (position(NOW - 60, 0), NEWEST + 1):
+            self.assertEqual(
+                start(checkpoint=stored, applied=False),
+                StartPoint(stored, False, "the destination's checkpoint", 0, (), True),
+            )
+        message = self.refused(checkpoint=OLDEST - 1, applied=False)
+        self.assertIn("the destination's checkpoint is at 2023-11-11T22:13:20Z", message)
+        self.assertIn("copy the data anew", message)
+
     # The resume file.
 
     def test_file(self) -> None:

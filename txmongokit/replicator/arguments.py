@@ -225,8 +225,7 @@ def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> A
         return _arguments(_parser(program).parse_args(list(argv)))
     except (ArgumentsError, SelectionError) as error:
         # A URI in the wrong place is shown, too, by argparse among others.
-        hidden = _SHOWN_USERINFO.sub(r"\1:***@", str(error))
-        raise ArgumentsError(_SHOWN_SECRET.sub(r"\1***", hidden)) from None
+        raise ArgumentsError(_redacted_sentence(str(error))) from None
 
 
 def _arguments(found: Any) -> Arguments:
@@ -378,21 +377,28 @@ def _check_port(uri: str, shown: str, port: int | None) -> None:
         raise ArgumentsError(f"--port {port} does not go into {shown}: write host:{port} there")
 
 
-# Greedy, because "/" and "@" in a password are often not escaped.
-_USERINFO = re.compile(r"^((?:[a-z+]+://)?)([^/@:]*):(.*)@", re.DOTALL)
-_PASSWORD = re.compile(r"(password(?:=|:|%3A))[^&]*", re.IGNORECASE)
-_TOKEN = re.compile(r"(session_token(?:=|:|%3A))[^&,]*", re.IGNORECASE)
-# The same within a sentence.
-_SHOWN_USERINFO = re.compile(r"(://[^/@:\s]*):\S*@")
-_SHOWN_SECRET = re.compile(r"((?:password|session_token)(?:=|:|%3A))[^&,\s]*", re.IGNORECASE)
+# A colon that is not the scheme's, up to the last "@": in a password ":", "/" and "@" are often
+# not escaped.
+_PASSWORD = r"(?:(?<!mongodb)(?<!srv):|:(?!//))"
+_OPTION = r"((?:password|session_token)(?:=|:|%3A))"
+_IN_URI = re.compile(rf"{_PASSWORD}.*@", re.DOTALL)
+_IN_SENTENCE = re.compile(rf"{_PASSWORD}\S*@")
+_OPTION_IN_URI = re.compile(rf"{_OPTION}[^&]*", re.IGNORECASE)
+_OPTION_IN_SENTENCE = re.compile(rf"{_OPTION}[^&\s]*", re.IGNORECASE)
 
 
 def redacted(uri: str) -> str:
     """
     A connection string without its secrets, for messages.
+
+    Rather too much is taken out than too little.
     """
-    hidden = _USERINFO.sub(r"\1\2:***@", uri)
-    return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1***", hidden))
+    return _OPTION_IN_URI.sub(r"\1***", _IN_URI.sub(":***@", uri))
+
+
+def _redacted_sentence(text: str) -> str:
+    """The same for a sentence with connection strings in it."""
+    return _OPTION_IN_SENTENCE.sub(r"\1***", _IN_SENTENCE.sub(":***@", text))
 
 
 class Options(usage.Options):
