@@ -220,7 +220,9 @@ def checkpoint_gaps(destination: Client) -> Iterator[str]:
     wanted = {"$or": [{"ns": _CHECKPOINTS}, {"o.applyOps.ns": _CHECKPOINTS}]}
     for entry in destination["local"]["oplog.rs"].find(wanted).sort("$natural", 1):
         for operation in entry["o"].get("applyOps", [entry]):
-            seq = _seq(operation) if operation["ns"] == _CHECKPOINTS else None
+            # Servers before 6.0 log the image of a findAndModify as a no-op beside it.
+            wrote = operation["ns"] == _CHECKPOINTS and operation["op"] != "n"
+            seq = _seq(operation) if wrote else None
             if seq is None:
                 continue
             key = repr(operation.get("o2", operation["o"]).get("_id"))
