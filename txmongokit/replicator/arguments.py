@@ -280,9 +280,7 @@ _UNITS = (
     (1, "s|secs?|seconds?"),
 )
 # Every unit at most once, the longest first.
-_PARTS = [
-    (factor, rf"(?:{_NUMBER}\s*(?:{names})(?![a-z])\s*(?:[,/]\s*)?)?") for factor, names in _UNITS
-]
+_PARTS = [(factor, rf"(?:{_NUMBER}\s*(?:{names})\s*(?:[,/]\s*)?)?") for factor, names in _UNITS]
 _SECONDS = r"(\d{2}(?:\.\d+)?)"
 _FORMS = [
     (tuple(factor for factor, _ in parts) + factors, "".join(text for _, text in parts) + clock)
