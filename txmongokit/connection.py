@@ -14,7 +14,7 @@ from typing import Any
 from bson.codec_options import CodecOptions
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
@@ -24,7 +24,7 @@ from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState
 from txmongokit.database import Database
-from txmongokit.errors import ConfigurationError, PyMongoError
+from txmongokit.errors import ConfigurationError, InvalidOperation, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.options import ClientOptions, parse_options
 from txmongokit.sessions import ClientSession
@@ -177,7 +177,10 @@ class ConnectionPool:
         """
         See L{IOperationRunner.run}.
         """
-        self._topology.start()
+        try:
+            self._topology.start()
+        except InvalidOperation:
+            return fail()
         return self._executor.run(command, session)
 
     def take_session(self, **options: Any) -> SessionState:
@@ -228,12 +231,13 @@ class ConnectionPool:
 
     async def _disconnect(self) -> None:
         ids = self._sessions.drain()
-        if ids and self._topology.has_servers:
-            try:
+        try:
+            if ids and self._topology.has_servers:
                 await self._executor.run(EndSessions(ids, replace(self.options, timeout=_FAREWELL)))
-            except PyMongoError:
-                pass  # The server forgets them by itself after a while.
-        self._topology.close()
+        except PyMongoError:
+            pass  # The server forgets them by itself after a while.
+        finally:
+            self._topology.close()
         await self._connector.close()
 
 

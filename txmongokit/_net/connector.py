@@ -14,13 +14,7 @@ from typing import Any
 import bson
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
-    DNSLookupError,
-    UserError,
-)
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
@@ -34,6 +28,8 @@ from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["Connector", "EndpointFactory"]
+
+_NO_LIMIT = 86_400.0
 
 EndpointFactory = Callable[[Any, str, "int | None"], IStreamClientEndpoint]
 """
@@ -64,7 +60,8 @@ class Connector:
         self._endpoint_factory = endpoint_factory
         self._keys = KeyCache()
         self._open: set[MongoProtocol] = set()
-        self._all_closed: Deferred[None] | None = None
+        self._closing: list[Deferred[None]] = []
+        self._creators: dict[str, Any] = {}
         self._metadata = client_metadata(options.app_name)
 
     def connect(self, address: Address, *, monitoring: bool = False) -> Deferred[MongoProtocol]:
@@ -95,19 +92,29 @@ class Connector:
 
     def close(self) -> Deferred[None]:
         """
-        Wait until every connection that was made is closed; closing them is
-        their owners' business.
+        Close every connection that was made, those too whose owners have
+        begun to, for a TLS farewell may wait for a peer that is gone.
+
+        @return: fires when all are closed.  May be called again.
         """
-        self._all_closed = Deferred()
-        if not self._open:
-            self._all_closed.callback(None)
-        return self._all_closed
+        all_closed: Deferred[None] = Deferred()
+        self._closing.append(all_closed)
+        for protocol in list(self._open):
+            protocol.abort(AutoReconnect("the client was closed"))
+        self._tell_closed()
+        return all_closed
 
     def _lost(self, protocol: MongoProtocol) -> None:
         self._open.discard(protocol)
-        waiting = self._all_closed
-        if waiting is not None and not self._open and not waiting.called:
-            waiting.callback(None)
+        self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        if self._open:
+            return
+        closing, self._closing = self._closing, []
+        for waiting in closing:
+            if not waiting.called:
+                waiting.callback(None)
 
     def _endpoint(self, address: Address) -> IStreamClientEndpoint:
         host, port = address
@@ -117,23 +124,33 @@ class Connector:
         elif port is None:
             endpoint = UNIXClientEndpoint(self._reactor, host)
         else:
-            endpoint = HostnameEndpoint(
-                self._reactor, host, port, timeout=self._options.connect_timeout or 3600.0
-            )
-        creator = self._ssl_context_factory
-        if creator is None and self._options.tls is not None:
-            creator = connection_creator(self._options.tls, host)
+            # The limit is ours, and ends the whole attempt with its own sentence.
+            endpoint = HostnameEndpoint(self._reactor, host, port, timeout=_NO_LIMIT)
+        creator = self._tls_creator(host)
         return endpoint if creator is None else wrapClientTLS(creator, endpoint)
+
+    def _tls_creator(self, host: str) -> Any:
+        """What makes TLS with one host; certificate files are read once."""
+        if self._ssl_context_factory is not None or self._options.tls is None:
+            return self._ssl_context_factory
+        creator = self._creators.get(host)
+        if creator is None:
+            creator = self._creators[host] = connection_creator(self._options.tls, host)
+        return creator
 
     async def _connect(self, address: Address, monitoring: bool) -> MongoProtocol:
         factory = Factory.forProtocol(MongoProtocol)
         factory.noisy = False
+        endpoint = self._endpoint(address)
         try:
-            connected: Any = await self._endpoint(address).connect(factory)
+            connected: Any = await endpoint.connect(factory)
         except ConnectingCancelledError as error:
             raise CancelledError(str(error)) from error
-        except (ConnectError, DNSLookupError, ConnectTimeout, UserError) as error:
-            reason = str(error).rstrip(".")
+        except CancelledError:
+            raise
+        except Exception as error:
+            # Whatever a user's endpoint fails with means: no connection.
+            reason = str(error).rstrip(".") or type(error).__name__
             raise AutoReconnect(f"{format_address(address)}: {reason}") from error
         protocol: MongoProtocol = connected
         protocol.address = address

@@ -36,6 +36,7 @@ from txmongokit.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
 )
 from txmongokit.options import ClientOptions
 from txmongokit.types import Address, format_address
@@ -44,9 +45,6 @@ __all__ = ["Executor"]
 
 ResultT = TypeVar("ResultT")
 
-_WITH_RETRYABLE_WRITES = frozenset(
-    {SERVER_TYPE.RSPrimary, SERVER_TYPE.Mongos, SERVER_TYPE.LoadBalancer}
-)
 _DEFAULT_WRITE_CONCERN = WriteConcern()
 _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
 _TRANSACTION_ENDING = frozenset({"commitTransaction", "abortTransaction"})
@@ -112,6 +110,12 @@ class Executor:
                     return result
                 except PyMongoError as error:
                     self._failed(call, error)
+        except CancelledError:
+            # What was sent may still run, and nobody else may be in its session.
+            state = call.session
+            if call.connection is not None and state is not None and state.server_session:
+                state.server_session.dirty = True
+            raise
         finally:
             if implicit is not None:
                 self.release_session(implicit)
@@ -127,13 +131,19 @@ class Executor:
             call.session.failed(call.command, error)
         first = call.first_error
         if first is not None:
-            if isinstance(error, (ServerSelectionTimeoutError, NoConnectionError)):
+            if isinstance(
+                error, (ServerSelectionTimeoutError, NoConnectionError)
+            ) or error.has_error_label("NoWritesPerformed"):
                 # That no second try was possible is not what went wrong.
                 raise first from error
             raise error
         if not self._may_retry(call) or not _worth_retrying(call.command, error):
             raise error
+        if call.deadline is not None and self._reactor.seconds() >= call.deadline:
+            raise error
         call.first_error = error
+        if server is not None:
+            call.deprioritized = (server.address,)
         call.command.retrying()
 
     def _may_retry(self, call: _Call) -> bool:
@@ -147,9 +157,10 @@ class Executor:
         if not command.is_write:
             return self._options.retry_reads
         connection = call.connection
-        # A standalone server has no transaction numbers.
+        # A standalone server has no transaction numbers.  Whoever else was no
+        # primary when the connection was made may have become one.
         return self._options.retry_writes and (
-            connection is None or connection.info.server_type in _WITH_RETRYABLE_WRITES
+            connection is None or connection.info.server_type != SERVER_TYPE.Standalone
         )
 
     # A server and a connection.
@@ -334,7 +345,7 @@ class _Call:
 
 
 def _worth_retrying(command: Command[Any], error: PyMongoError) -> bool:
-    if isinstance(error, ServerSelectionTimeoutError):
+    if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
         return False
     if isinstance(error, NoConnectionError):
         return True
@@ -355,7 +366,7 @@ class NoConnectionError(AutoReconnect):
 
 def _label_retryable_write(error: PyMongoError) -> None:
     network = isinstance(error, ConnectionFailure) and not isinstance(
-        error, (ServerSelectionTimeoutError, NotPrimaryError)
+        error, (ServerSelectionTimeoutError, WaitQueueTimeoutError, NotPrimaryError)
     )
     if network and not error.has_error_label("RetryableWriteError"):
         add_error_label(error, "RetryableWriteError")

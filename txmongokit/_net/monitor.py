@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from txmongokit._net.connector import Connector
 from txmongokit._sansio.sdam import RoundTripTime, server_description, unknown_server
-from txmongokit.errors import AutoReconnect, NetworkTimeout, PyMongoError
+from txmongokit.errors import AutoReconnect, NetworkTimeout
 from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
 
@@ -62,13 +62,15 @@ class Monitor:
         self._pause: Deferred[None] | None = None
         self._check_requested = False
         self._known = False
+        self._measured = False
         self._stopped = False
+        self._reporting = False
 
     def start(self) -> None:
         """
         Begin to watch.  Doing so twice does nothing.
         """
-        if self._running is None:
+        if self._running is None and not self._stopped:
             self._running = Deferred.fromCoroutine(self._run())
             self._running.addErrback(self._ended)
 
@@ -78,7 +80,9 @@ class Monitor:
         """
         self._stopped = True
         running, self._running = self._running, None
-        if running is not None:
+        # From within a report there is nothing to cancel: the loop sees that
+        # it is to end.
+        if running is not None and not self._reporting:
             running.cancel()
         self._drop(AutoReconnect(f"{format_address(self.address)}: no longer monitored"))
 
@@ -103,11 +107,26 @@ class Monitor:
             self._check_requested = False
             description = await self._check()
             self._known = description.is_server_type_known
-            self._report(description)
+            self._tell(description)
+            if self._stopped:
+                return
             await self._sleep(self._min_heartbeat - (self._reactor.seconds() - started), False)
             rest = self._heartbeat - (self._reactor.seconds() - started)
-            if not self._check_requested:
+            # The first round trip time is worth a second check.
+            if not self._check_requested and (self._measured or not self._known):
                 await self._sleep(rest, True)
+
+    def _tell(self, description: ServerDescription) -> None:
+        self._reporting = True
+        try:
+            self._report(description)
+        except Exception:
+            self._log.failure(
+                "{address}: what was seen of it could not be used; monitoring goes on",
+                address=format_address(self.address),
+            )
+        finally:
+            self._reporting = False
 
     async def _sleep(self, seconds: float, interruptible: bool) -> None:
         if seconds <= 0:
@@ -130,7 +149,11 @@ class Monitor:
     async def _check(self) -> ServerDescription:
         try:
             return await self._hello()
-        except PyMongoError as error:
+        except CancelledError:
+            raise
+        except Exception as error:
+            # Anything at all, for a watcher that ended would leave the server
+            # as it is for ever.
             self._drop(error)
             # A connection that idled may be dead though the server is not:
             # a server that was known is asked once more, at once.
@@ -138,7 +161,9 @@ class Monitor:
                 return unknown_server(self.address, error)
         try:
             return await self._hello()
-        except PyMongoError as error:
+        except CancelledError:
+            raise
+        except Exception as error:
             self._drop(error)
             return unknown_server(self.address, error)
 
@@ -155,6 +180,7 @@ class Monitor:
                 request.addTimeout(self._timeout, self._reactor, onTimeoutCancel=self._silent)
             reply = bson.decode(await request)
             self._round_trip.add(self._reactor.seconds() - started)
+            self._measured = True
         return server_description(self.address, reply, self._round_trip.average)
 
     def _silent(self, result: Any, timeout: float) -> Any:
@@ -167,6 +193,7 @@ class Monitor:
         if protocol is not None:
             protocol.abort(error)
             self._round_trip.reset()
+            self._measured = False
 
 
 _HELLO = bson.encode({"hello": 1, "helloOk": True, "$db": "admin"})

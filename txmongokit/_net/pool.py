@@ -329,11 +329,12 @@ class Pool:
                 return
             # The one that has waited longest learns the reason; the others
             # are failed by clear() or tried again.
-            if self._waiters:
-                waiter = self._waiters.popleft()
+            waiter = self._waiters.popleft() if self._waiters else None
+            # Told after the topology, for it may try again at once.
+            self._failed(error, generation)
+            if waiter is not None:
                 self._stop_timer(waiter)
                 waiter.deferred.errback(failure)
-            self._failed(error, generation)
             self._fill()
 
         attempt.addCallbacks(made, failed)

@@ -35,8 +35,10 @@ from txmongokit._sansio.selection import choose, select_servers, selection_error
 from txmongokit._sansio.transactions import newer_cluster_time
 from txmongokit.errors import (
     AutoReconnect,
+    ConfigurationError,
     InvalidOperation,
     NetworkTimeout,
+    PyMongoError,
     ServerSelectionTimeoutError,
 )
 from txmongokit.options import ClientOptions
@@ -107,7 +109,9 @@ class Topology:
             return
         self._upkeep = upkeep = LoopingCall(self._maintain)
         upkeep.clock = self._reactor
-        upkeep.start(self._options.heartbeat_frequency, now=False)
+        upkeep.start(self._options.heartbeat_frequency, now=False).addErrback(
+            lambda failure: self._log.failure("upkeep of the pools stopped", failure)
+        )
         self._match_servers()
 
     def close(self) -> None:
@@ -154,9 +158,14 @@ class Topology:
     ) -> Server | None:
         """
         A suitable server, or C{None} where none is known yet.
+
+        @raise AutoReconnect: the client was closed.
+        @raise ConfigurationError: a server's version is not supported.
         """
         if (writable or read_preference == _PRIMARY) and self._primary is not None:
             return self._primary
+        if self._closed:
+            raise AutoReconnect("the client was closed")
         candidates = select_servers(
             self.description,
             writable=writable,
@@ -278,9 +287,8 @@ class Topology:
     def _update(self, description: ServerDescription) -> None:
         before = self.description
         self.description = updated_description(before, description)
-        self._match_servers()
         self._log_change(before, self.description)
-        self._find_primary()
+        self._match_servers()
         self._serve()
 
     def _log_change(self, before: TopologyDescription, after: TopologyDescription) -> None:
@@ -292,37 +300,49 @@ class Topology:
             )
 
     def _find_primary(self) -> None:
-        candidates = select_servers(
-            self.description,
-            writable=True,
-            read_preference=_PRIMARY,
-            local_threshold=self._options.local_threshold,
-        )
+        self._primary = None
+        try:
+            candidates = select_servers(
+                self.description,
+                writable=True,
+                read_preference=_PRIMARY,
+                local_threshold=self._options.local_threshold,
+            )
+        except ConfigurationError:
+            return  # Selecting raises it again, where somebody hears it.
         # Several writable servers (mongos) are chosen from at each use.
         self._primary = self._servers.get(candidates[0].address) if len(candidates) == 1 else None
 
     def _serve(self) -> None:
         for waiter in list(self._waiters):
-            server = self.select_now(waiter.writable, waiter.read_preference)
-            if server is not None and waiter in self._waiters:
+            if waiter not in self._waiters:
+                continue
+            try:
+                server = self.select_now(waiter.writable, waiter.read_preference)
+            except PyMongoError:
+                self._leave(waiter)
+                waiter.deferred.errback()
+                continue
+            if server is not None:
                 self._leave(waiter)
                 waiter.deferred.callback(server)
 
     def _match_servers(self) -> None:
         """Have exactly one L{Server} for each address in the description."""
         wanted = self.description.server_descriptions()
-        for address in list(self._servers):
-            if address not in wanted:
-                gone = self._servers.pop(address)
-                gone.monitor.stop()
-                gone.pool.close()
+        gone = [self._servers.pop(each) for each in list(self._servers) if each not in wanted]
         new = [address for address in wanted if address not in self._servers]
         self._servers.update((address, self._new_server(address)) for address in new)
+        self._find_primary()
+        # Only now, for those whose operations this ends may try again at once.
+        for server in gone:
+            server.monitor.stop()
+            server.pool.close()
         for address in new:
             # Starting one may already have changed what is wanted.
-            server = self._servers.get(address)
-            if server is not None:
-                server.monitor.start()
+            added = self._servers.get(address)
+            if added is not None:
+                added.monitor.start()
 
     def _new_server(self, address: Address) -> Server:
         options = self._options
