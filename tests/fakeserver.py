@@ -1,0 +1,239 @@
+"""
+An in-memory MongoDB server and the network to it: no sockets, no real time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import bson
+from bson.objectid import ObjectId
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txmongokit._sansio import messages as m
+from txmongokit._sansio.framing import FrameReader
+from txmongokit.types import Address
+
+Answer = Callable[[dict[str, Any]], "dict[str, Any] | Exception | None"]
+"""
+Gives the reply to a command: C{None} for silence, an exception to lose the
+connection.
+"""
+
+_HELLO_NAMES = ("hello", "isMaster")
+
+
+class MemoryTransport(StringTransport):
+    """One connection, between a client's protocol and a L{FakeServer}."""
+
+    def __init__(self, server: FakeServer, protocol: Any) -> None:
+        super().__init__()
+        self.server = server
+        self.protocol = protocol
+        self.lost = False
+        self.aborted = False
+        self._reader = FrameReader()
+
+    def write(self, data: bytes) -> None:
+        """Queue what the client sends."""
+        network = self.server.network
+        if network.on_write is not None:
+            network.on_write()
+        if not self.lost:
+            network.later(lambda: self._arrived(data))
+
+    def loseConnection(self) -> None:
+        """Close, soon."""
+        self.server.network.later(self.lose)
+
+    def abortConnection(self) -> None:
+        """Close, soon, as the reactor does."""
+        self.aborted = True
+        self.server.network.later(self.lose)
+
+    def lose(self, error: Exception | None = None) -> None:
+        """End the connection."""
+        if not self.lost:
+            self.lost = True
+            self.server.connections.remove(self)
+            self.protocol.connectionLost(Failure(error or ConnectionDone()))
+
+    def _arrived(self, data: bytes) -> None:
+        if self.lost:
+            return
+        self._reader.feed(data)
+        while (frame := self._reader.next_frame()) is not None:
+            header, message = m.decode(frame)
+            assert isinstance(message, m.OpMsg)
+            body = bson.decode(message.body)
+            for field, documents in message.sequences:
+                body[field] = [bson.decode(raw) for raw in documents]
+            reply = self.server.answer(self, body)
+            if isinstance(reply, Exception):
+                self.server.network.later(lambda error=reply: self.lose(error))
+            elif reply is not None and not message.more_to_come:
+                self.reply(header.request_id, reply)
+
+    def reply(self, request_id: int, document: dict[str, Any]) -> None:
+        """Send a reply."""
+        data = m.encode(m.OpMsg(bson.encode(document)), 1, request_id)
+        self.server.network.later(lambda: self.lost or self.protocol.dataReceived(data))
+
+
+class FakeServer:
+    """
+    A scripted server.
+
+    @ivar hello: what it adds to its reply to C{hello}.
+    @ivar on_command: answers everything else.
+    @ivar on_hello: answers C{hello}, where set.
+    @ivar refuses: what connecting fails with; a Deferred never connects.
+    @ivar commands: the commands that came, without C{hello}.
+    @ivar hellos: when a C{hello} came, in the network's seconds.
+    """
+
+    def __init__(self, network: FakeNetwork, address: Address) -> None:
+        self.network = network
+        self.address = address
+        self.process = ObjectId()
+        self.hello: dict[str, Any] = {}
+        self.on_command: Answer = lambda body: {"ok": 1.0}
+        self.on_hello: Answer | None = None
+        self.refuses: Exception | Deferred[Any] | None = None
+        self.commands: list[dict[str, Any]] = []
+        self.hellos: list[float] = []
+        self.connections: list[MemoryTransport] = []
+        self.attempts = 0
+
+    def answer(self, transport: MemoryTransport, body: dict[str, Any]) -> Any:
+        """What to say to one command."""
+        if next(iter(body)) not in _HELLO_NAMES:
+            self.commands.append(body)
+            return self.on_command(body)
+        self.hellos.append(self.network.clock.seconds())
+        if self.on_hello is not None:
+            return self.on_hello(body)
+        return {
+            "isWritablePrimary": True,
+            "maxBsonObjectSize": 16777216,
+            "maxMessageSizeBytes": 48000000,
+            "maxWriteBatchSize": 100000,
+            "logicalSessionTimeoutMinutes": 30,
+            "minWireVersion": 0,
+            "maxWireVersion": 17,
+            "ok": 1.0,
+            **self.hello,
+        }
+
+    def names(self) -> list[str]:
+        """The names of the commands that came."""
+        return [next(iter(body)) for body in self.commands]
+
+    def member(self, name: str, hosts: list[str], primary: str | None) -> None:
+        """Be a member of a replica set from the next C{hello} on."""
+        own = f"{self.address[0]}:{self.address[1]}"
+        is_primary = own == primary
+        self.hello = {
+            "setName": name,
+            "hosts": hosts,
+            "me": own,
+            "isWritablePrimary": is_primary,
+            "secondary": not is_primary,
+            "setVersion": 1,
+        }
+        if primary is not None:
+            self.hello["primary"] = primary
+        if is_primary:
+            self.hello["electionId"] = ObjectId()
+
+    def lose_all(self, error: Exception | None = None) -> None:
+        """End every connection."""
+        for transport in list(self.connections):
+            transport.lose(error or ConnectionLost())
+
+
+@implementer(IStreamClientEndpoint)
+class MemoryEndpoint:
+    """Connects to one fake server."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect at once, or fail as the server says."""
+        server = self.server
+        server.attempts += 1
+        if isinstance(server.refuses, Deferred):
+            return Deferred()
+        if server.refuses is not None:
+            return fail(server.refuses)
+        protocol = protocolFactory.buildProtocol(None)
+        transport = MemoryTransport(server, protocol)
+        server.connections.append(transport)
+        protocol.makeConnection(transport)
+        return succeed(protocol)
+
+
+class FakeNetwork:
+    """
+    Fake servers by address, and a clock.
+
+    @ivar on_write: called at each write of a client.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.servers: dict[Address, FakeServer] = {}
+        self.on_write: Callable[[], None] | None = None
+        self._queue: deque[Callable[[], Any]] = deque()
+
+    def add(self, host: str = "a", port: int = 27017) -> FakeServer:
+        """A standalone server."""
+        server = self.servers[(host, port)] = FakeServer(self, (host, port))
+        return server
+
+    def replica_set(self, *hosts: str, primary: str | None = None) -> list[FakeServer]:
+        """Members of the set C{rs}; the first is primary unless said otherwise."""
+        servers = [self.add(host) for host in hosts]
+        self.elect(primary or hosts[0])
+        return servers
+
+    def elect(self, primary: str | None) -> None:
+        """Make a host primary, the others secondaries."""
+        names = [f"{host}:{port}" for host, port in self.servers]
+        for server in self.servers.values():
+            server.member("rs", names, None if primary is None else f"{primary}:27017")
+
+    def endpoint(self, reactor: Any, host: str, port: int | None) -> IStreamClientEndpoint:
+        """An C{endpoint_factory}; unknown addresses refuse."""
+        server = self.servers.get((host, port))
+        if server is None:
+            server = self.add(host, port or 0)
+            server.refuses = ConnectionRefusedError()
+        return MemoryEndpoint(server)
+
+    def later(self, action: Callable[[], Any]) -> None:
+        """Do something at the next L{flush}."""
+        self._queue.append(action)
+
+    def flush(self) -> None:
+        """Deliver everything that is on its way, and what comes of it."""
+        while self._queue:
+            self._queue.popleft()()
+
+    def advance(self, seconds: float, step: float = 0.125) -> None:
+        """Let time go by, in small steps."""
+        self.flush()
+        left = seconds
+        while left > 1e-9:
+            self.clock.advance(min(step, left))
+            left -= step
+            self.flush()
