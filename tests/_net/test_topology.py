@@ -1,0 +1,202 @@
+"""
+Tests for L{txmongokit._net.topology}, in memory.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from pymongo.read_preferences import ReadPreference
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakeserver import FakeNetwork
+from txmongokit._net.connector import Connector
+from txmongokit._net.topology import Server, Topology
+from txmongokit.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    InvalidOperation,
+    NetworkTimeout,
+    NotPrimaryError,
+    ServerSelectionTimeoutError,
+)
+from txmongokit.options import parse_options
+
+
+class TopologyTests(SynchronousTestCase):
+    """What is known of a deployment, and who is chosen."""
+
+    def setUp(self) -> None:
+        """A network."""
+        self.network = FakeNetwork()
+
+    def topology(self, uri: str, **options: Any) -> Topology:
+        """A topology that watches its seeds."""
+        parsed = parse_options(uri, **options)
+        connector = Connector(
+            self.network.clock, parsed, endpoint_factory=self.network.endpoint
+        )
+        topology = Topology(self.network.clock, parsed, connector, Random(7))
+        topology.start()
+        return topology
+
+    def primary(self, topology: Topology, timeout: float = 5.0) -> Deferred[Server]:
+        """Ask for a primary."""
+        return topology.select(True, ReadPreference.PRIMARY, timeout)
+
+    def test_one_seed(self) -> None:
+        """From one secondary the whole set is found, and its primary."""
+        self.network.replica_set("a", "b", "c", primary="c")
+        topology = self.topology("mongodb://a/?replicaSet=rs")
+        waiting = self.primary(topology)
+        self.assertNoResult(waiting)
+        self.network.flush()
+        self.assertEqual(self.successResultOf(waiting).address, ("c", 27017))
+        secondary = topology.select_now(False, ReadPreference.SECONDARY)
+        assert secondary is not None
+        self.assertIn(secondary.address, [("a", 27017), ("b", 27017)])
+        self.assertTrue(topology.has_servers)
+
+    def test_step_down(self) -> None:
+        """After a NotPrimary error the next primary is looked for at once."""
+        self.network.replica_set("a", "b")
+        topology = self.topology("mongodb://a,b/?replicaSet=rs")
+        self.network.advance(2.0)
+        server = self.successResultOf(self.primary(topology))
+        self.network.elect("b")
+        error = NotPrimaryError("stepped down", {"code": 10107})
+        topology.operation_failed(server, error, server.pool.generation)
+        waiting = self.primary(topology)
+        self.assertNoResult(waiting)
+        self.network.advance(0.5)
+        self.assertEqual(self.successResultOf(waiting).address, ("b", 27017))
+        self.assertEqual(server.pool.generation, 0)
+
+    def test_set_name(self) -> None:
+        """A set of another name is said to be none of ours."""
+        self.network.replica_set("a")
+        topology = self.topology("mongodb://a/?replicaSet=other")
+        waiting = self.primary(topology)
+        self.network.advance(5.0)
+        error = self.failureResultOf(waiting, ServerSelectionTimeoutError).value
+        self.assertIn("replica set 'other'", str(error))
+        self.assertIn("check replicaSet", str(error))
+
+    def test_selection_timeout(self) -> None:
+        """A selection that takes too long says what is known of each server."""
+        topology = self.topology("mongodb://a,b")
+        waiting = self.primary(topology, 3.0)
+        self.network.advance(3.0)
+        text = str(self.failureResultOf(waiting, ServerSelectionTimeoutError).value)
+        for part in ("a primary within 3 s", "a:27017: Connection was refused", "b:27017"):
+            self.assertIn(part, text)
+
+    def test_cancel(self) -> None:
+        """Who does not want to wait any more leaves nothing behind."""
+        topology = self.topology("mongodb://a")
+        timers = len(self.network.clock.getDelayedCalls())
+        waiting = self.primary(topology)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(len(self.network.clock.getDelayedCalls()), timers)
+
+    def test_removed_member(self) -> None:
+        """A member that left the set is closed and no longer watched."""
+        servers = self.network.replica_set("a", "b")
+        topology = self.topology("mongodb://a,b/?replicaSet=rs")
+        self.network.advance(1.0)
+        gone = topology.server(("b", 27017))
+        self.assertEqual(len(servers[1].connections), 1)
+        servers[0].hello["hosts"] = ["a:27017"]
+        self.network.advance(11.0)
+        self.assertEqual(servers[1].connections, [])
+        self.assertFalse(gone.pool.ready)
+        with self.assertRaises(AutoReconnect):
+            topology.server(("b", 27017))
+
+    def test_unsupported(self) -> None:
+        """A server that is too old fails whoever waits, at once, and is watched on."""
+        server = self.network.add()
+        server.hello = {"maxWireVersion": 2}
+        topology = self.topology("mongodb://a")
+        waiting = self.primary(topology, 1.0)
+        self.network.advance(1.0)
+        failure = self.failureResultOf(waiting, ConfigurationError, ServerSelectionTimeoutError)
+        self.assertIn("wire version", str(failure.value))
+        server.hello = {}
+        self.network.advance(11.0)
+        self.successResultOf(self.primary(topology))
+
+    def test_future_server(self) -> None:
+        """So does one that is too new, which only the deployment's check tells."""
+        server = self.network.add()
+        server.hello = {"minWireVersion": 900, "maxWireVersion": 999}
+        waiting = self.primary(self.topology("mongodb://a"), 1.0)
+        self.network.flush()
+        self.failureResultOf(waiting, ConfigurationError)
+
+    def test_network_error(self) -> None:
+        """A lost connection empties the pool and is looked into at once; an old one is not."""
+        self.network.add()
+        topology = self.topology("mongodb://a")
+        self.network.advance(2.0)
+        server = self.successResultOf(self.primary(topology))
+        topology.operation_failed(server, AutoReconnect("reset"), 0)
+        self.assertEqual((server.pool.generation, server.pool.ready), (1, False))
+        self.assertFalse(topology.has_servers)
+        self.network.advance(0.5)
+        self.assertTrue(server.pool.ready)
+        topology.operation_failed(server, AutoReconnect("reset"), 0)
+        self.assertEqual(server.pool.generation, 1)
+        topology.operation_failed(server, NetworkTimeout("slow"), 1)
+        self.assertTrue(server.pool.ready)
+
+    def test_silence_interrupts(self) -> None:
+        """A server that stopped answering its monitor ends what waits on it without limit."""
+        fake = self.network.add()
+        topology = self.topology("mongodb://a", connectTimeoutMS=2000)
+        self.network.advance(2.0)
+        server = self.successResultOf(self.primary(topology))
+        check_out = server.pool.check_out(1.0)
+        self.network.flush()
+        connection = self.successResultOf(check_out)
+        fake.on_command = fake.on_hello = lambda body: None
+        waiting = connection.protocol.request(b"\x05\x00\x00\x00\x00")
+        waiting.addErrback(lambda failure: failure.value)
+        self.network.clock.advance(20.0)
+        self.network.clock.advance(3.0)
+        self.assertIsInstance(self.successResultOf(waiting), AutoReconnect)
+
+    def test_close(self) -> None:
+        """Closing fails who waits, ends every watch and cannot be undone."""
+        self.network.replica_set("a", "b")
+        topology = self.topology("mongodb://a,b/?replicaSet=rs")
+        self.network.elect(None)
+        waiting = self.primary(topology)
+        self.network.advance(1.0)
+        topology.close()
+        self.assertIn("closed", str(self.failureResultOf(waiting, AutoReconnect).value))
+        self.network.flush()
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.assertEqual([server.connections for server in self.network.servers.values()], [[], []])
+        with self.assertRaises(InvalidOperation):
+            topology.start()
+        with self.assertRaises(AutoReconnect):
+            topology.select_now(False, ReadPreference.SECONDARY)
+        topology.report(topology.description.server_descriptions()[("a", 27017)])
+
+    def test_connecting_fails(self) -> None:
+        """Who waits for a connection learns why there is none, after the topology did."""
+        fake = self.network.add()
+        topology = self.topology("mongodb://a")
+        self.network.advance(1.0)
+        server = self.successResultOf(self.primary(topology))
+        fake.refuses = ConnectionRefusedError()
+        known: list[bool] = []
+        waiting = server.pool.check_out(1.0)
+        waiting.addErrback(lambda failure: known.append(topology.has_servers) or failure)
+        self.assertIn("refused", str(self.failureResultOf(waiting, AutoReconnect).value))
+        self.assertEqual(known, [False])
