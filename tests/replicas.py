@@ -139,7 +139,7 @@ def batches(client: Client) -> Iterator[tuple[int, list[str]]]:
     for entry in entries.sort("$natural", 1):
         operations = entry["o"]["applyOps"]
         seqs = [
-            operation["o"]["diff"]["u"]["seq"]
+            (operation["o"].get("$set") or operation["o"]["diff"]["u"])["seq"]
             for operation in operations
             if operation["ns"] == "txmongokit.mongosync"
         ]

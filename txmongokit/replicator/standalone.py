@@ -94,7 +94,8 @@ class ApplyOpsWriter:
             "op": "u",
             "ns": self._store.namespace,
             "o2": {"_id": self._store.key},
-            "o": {"$v": 2, "diff": {"u": fields}},
+            # The one form of an update that all these versions take.
+            "o": {"$v": 1, "$set": fields},
         }
         await self._pool["admin"].command(
             {
