@@ -99,9 +99,12 @@ class CancellationTests(SynchronousTestCase):
         """Between the first try and the second: there is no second."""
         self.warm_up()
         self.server.on_command = lambda body: ConnectionError("reset")
+        self.server.on_hello = lambda body: None
         operation = self.things.insert_one({})
         self.network.flush()
         self.cancelled(operation)
+        self.server.on_hello = None
+        self.server.lose_all()
         self.network.advance(1.0)
         self.assertEqual(self.server.names(), ["insert"])
         self.works()

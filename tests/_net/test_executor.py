@@ -35,8 +35,6 @@ def found(*documents: Any) -> dict[str, Any]:
 class ExecutorTestCase(SynchronousTestCase):
     """A client of a set of one member, warmed up."""
 
-    options: dict[str, Any] = {}
-
     def setUp(self) -> None:
         """Connect."""
         self.network = FakeNetwork()
@@ -110,7 +108,7 @@ class BodyTests(ExecutorTestCase):
     def test_cluster_time(self) -> None:
         """The latest cluster time of any reply goes with every later command."""
         times = [{"clusterTime": Timestamp(second, 1)} for second in (5, 9, 7)]
-        self.answers(*({**found(), "$clusterTime": time} for time in times))
+        self.answers(*({**found(), "$clusterTime": time} for time in times), found())
         for _ in range(4):
             self.do(self.things.find_one(1))
         self.assertEqual(
@@ -132,7 +130,7 @@ class BodyTests(ExecutorTestCase):
         self.assertEqual(numbers[0] + 1, numbers[1])
 
     def test_transaction(self) -> None:
-        """A transaction's first command starts it, with its read concern; the end has its write concern."""
+        """The first command starts a transaction with its read concern, the end has its write concern."""
         things = self.things.with_options(read_concern=ReadConcern("local"))
         self.answers({"ok": 1.0, "n": 1}, found())
         session = self.client.start_session()
@@ -183,10 +181,6 @@ class BodyTests(ExecutorTestCase):
 
 class RetryTests(ExecutorTestCase):
     """What is tried a second time."""
-
-    def after_recovery(self, operation: Deferred[Any]) -> None:
-        """Give the monitor time to look."""
-        self.network.advance(1.5)
 
     def test_read(self) -> None:
         """A read whose connection is lost is sent again once the server was seen."""
@@ -244,7 +238,7 @@ class RetryTests(ExecutorTestCase):
         are not tried again.
         """
         quiet = self.new_client(retryWrites=False, retryReads=False)["db"]["things"]
-        self.do(quiet.find_one(1)) if False else self.do(quiet.insert_one({}))
+        self.do(quiet.insert_one({}))
         session = self.client.start_session()
         session.start_transaction()
         operations = [
@@ -292,7 +286,7 @@ class RetryTests(ExecutorTestCase):
         self.assertTrue(error.has_error_label("RetryableWriteError"))
 
     def test_connection_refused(self) -> None:
-        """Where no connection can be had, nothing was sent, and a second try waits for a server."""
+        """Where there is no connection, nothing was sent; a second try waits for a server."""
         client = self.new_client()
         self.do(client["db"]["things"].insert_one({}))
         held = client["db"]["things"].insert_one({})
@@ -325,7 +319,9 @@ class RetryTests(ExecutorTestCase):
         self.do(operation)
         self.assertEqual(other.names(), ["insert"])
         self.server.on_command = other.on_command = lambda body: {
-            "ok": 0, "code": 10107, "errmsg": "not primary",
+            "ok": 0,
+            "code": 10107,
+            "errmsg": "not primary",
         }
         self.fails(self.things.insert_one({}), NotPrimaryError)
 

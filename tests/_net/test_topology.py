@@ -36,9 +36,7 @@ class TopologyTests(SynchronousTestCase):
     def topology(self, uri: str, **options: Any) -> Topology:
         """A topology that watches its seeds."""
         parsed = parse_options(uri, **options)
-        connector = Connector(
-            self.network.clock, parsed, endpoint_factory=self.network.endpoint
-        )
+        connector = Connector(self.network.clock, parsed, endpoint_factory=self.network.endpoint)
         topology = Topology(self.network.clock, parsed, connector, Random(7))
         topology.start()
         return topology
