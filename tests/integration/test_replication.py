@@ -622,10 +622,47 @@ class BadInputTests(SynchronousTestCase):
         self.assertIsNotNone(self.pair.there["app"]["users"].find_one({"_id": 2}))
 
 
-class WrongPasswordTests(SynchronousTestCase):
+class AuthenticationTests(SynchronousTestCase):
     """
     Servers with authentication.
     """
+
+    def test_least_privileges(self) -> None:
+        """The privileges that the documentation names are enough."""
+        pair = Pair(
+            replica_set(name="from", auth=Credentials()), replica_set(name="to", auth=Credentials())
+        )
+        self.addCleanup(pair.close)
+        everywhere = ["readWriteAnyDatabase", "dbAdminAnyDatabase"]
+        for client, roles in (
+            (pair.here, [{"role": "read", "db": "local"}]),
+            (pair.there, [{"role": role, "db": "admin"} for role in everywhere]),
+        ):
+            client["admin"].command("createUser", "sync", pwd="pw", roles=roles)
+        Load(1000, seed=4).write(pair.here)
+        status, output = pair.run(
+            *_OFF,
+            *("--from", pair.source.uri.replace("root:secret@", "sync:pw@")),
+            *("--to", pair.destination.uri.replace("root:secret@", "sync:pw@")),
+        )
+        self.assertEqual(status, 0, output)
+        self.assertEqual(list(differences(pair.here, pair.there)), [])
+        # Another user, who may read more of the source, goes on where this one stopped.
+        pair.here["app"]["more"].insert_one({"_id": 1})
+        status, output = pair.run(*_OFF)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(pair.there["txmongokit"]["mongosync"].count_documents({}), 1)
+
+    def test_another_source_of_the_same_name(self) -> None:
+        """A checkpoint of another set is not taken for this one's."""
+        pair = Pair()
+        self.addCleanup(pair.close)
+        pair.here["app"]["users"].insert_one({"_id": 1})
+        self.assertEqual(pair.run(*_OFF)[0], 0)
+        with replica_set(name="from") as other:
+            status, output = pair.run(*_OFF, "--from", other.uri)
+        self.assertEqual(status, 1, output)
+        self.assertIn("another replica set", output)
 
     def test_wrong_password(self) -> None:
         """A refused log-in is named, the password is not."""

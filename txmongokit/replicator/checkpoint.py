@@ -25,7 +25,7 @@ from txmongokit.errors import DuplicateKeyError, OperationFailure
 from txmongokit.replicator.entries import from_timestamp, timestamp
 from txmongokit.sessions import ClientSession
 
-__all__ = ["Checkpoint", "CheckpointStore", "FencedError"]
+__all__ = ["Checkpoint", "CheckpointStore", "FencedError", "ForeignCheckpointError"]
 
 DATABASE = "txmongokit"
 COLLECTION = "mongosync"
@@ -35,6 +35,12 @@ class FencedError(Exception):
     """
     The checkpoint is not where this replicator left it: another one has
     taken over.
+    """
+
+
+class ForeignCheckpointError(Exception):
+    """
+    The checkpoint was left by the replication of another source.
     """
 
 
@@ -148,9 +154,22 @@ class CheckpointStore:
     async def load(self) -> Checkpoint | None:
         """
         What an earlier run has left, or C{None}.
+
+        @raise ForeignCheckpointError: it is of another replica set, which
+            has the same name.
         """
         document = await self._collection.find_one({"_id": self.key})
-        return None if document is None else Checkpoint.from_document(document)
+        if document is None:
+            return None
+        theirs = document.get("source", {}).get("id")
+        ours = self._about.get("source", {}).get("id")
+        # Not every user may read it.
+        if theirs is not None and ours is not None and theirs != ours:
+            raise ForeignCheckpointError(
+                f"the checkpoint {self.key!r} in {self.namespace} is of another replica set of "
+                "that name: name the right source, or remove the checkpoint and copy the data anew"
+            )
+        return Checkpoint.from_document(document)
 
     async def create(self, checkpoint: Checkpoint, session: ClientSession) -> None:
         """

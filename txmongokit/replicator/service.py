@@ -17,7 +17,12 @@ from txmongokit.connection import ConnectionPool
 from txmongokit.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from txmongokit.replicator.arguments import Arguments, redacted
 from txmongokit.replicator.catalog import Catalog
-from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
+from txmongokit.replicator.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    FencedError,
+    ForeignCheckpointError,
+)
 from txmongokit.replicator.ddl import UnsupportedDDL
 from txmongokit.replicator.entries import UnsupportedEntry, parse_entry, timestamp
 from txmongokit.replicator.inspection import (
@@ -53,6 +58,7 @@ _EXPLAINED = (
     ApplyError,
     DeploymentError,
     FencedError,
+    ForeignCheckpointError,
     OplogGap,
     ResumeFileError,
     StartError,
@@ -430,8 +436,7 @@ async def _claim(
 
 
 def _key(source: Deployment, arguments: Arguments) -> str:
-    identity = source.set_id if source.set_id is not None else source.set_name
-    return f"{identity} {arguments.selection.fingerprint()}"
+    return f"{source.set_name} {arguments.selection.fingerprint()}"
 
 
 def _about(source: Deployment, arguments: Arguments) -> dict[str, Any]:
