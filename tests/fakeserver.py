@@ -10,8 +10,8 @@ from typing import Any
 
 import bson
 from bson.objectid import ObjectId
+from twisted.internet import error
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -27,6 +27,12 @@ Answer = Callable[[dict[str, Any]], "dict[str, Any] | Exception | None"]
 Gives the reply to a command: C{None} for silence, an exception to lose the
 connection.
 """
+
+
+def refusal() -> Exception:
+    """What dialling a closed port fails with."""
+    return error.ConnectionRefusedError()
+
 
 _HELLO_NAMES = ("hello", "isMaster")
 
@@ -59,12 +65,12 @@ class MemoryTransport(StringTransport):
         self.aborted = True
         self.server.network.later(self.lose)
 
-    def lose(self, error: Exception | None = None) -> None:
+    def lose(self, reason: Exception | None = None) -> None:
         """End the connection."""
         if not self.lost:
             self.lost = True
             self.server.connections.remove(self)
-            self.protocol.connectionLost(Failure(error or ConnectionDone()))
+            self.protocol.connectionLost(Failure(reason or error.ConnectionDone()))
 
     def _arrived(self, data: bytes) -> None:
         if self.lost:
@@ -78,7 +84,7 @@ class MemoryTransport(StringTransport):
                 body[field] = [bson.decode(raw) for raw in documents]
             reply = self.server.answer(self, body)
             if isinstance(reply, Exception):
-                self.server.network.later(lambda error=reply: self.lose(error))
+                self.server.network.later(lambda reason=reply: self.lose(reason))
             elif reply is not None and not message.more_to_come:
                 self.reply(header.request_id, reply)
 
@@ -154,10 +160,10 @@ class FakeServer:
         if is_primary:
             self.hello["electionId"] = ObjectId()
 
-    def lose_all(self, error: Exception | None = None) -> None:
+    def lose_all(self, reason: Exception | None = None) -> None:
         """End every connection."""
         for transport in list(self.connections):
-            transport.lose(error or ConnectionLost())
+            transport.lose(reason or error.ConnectionLost())
 
 
 @implementer(IStreamClientEndpoint)
@@ -217,7 +223,7 @@ class FakeNetwork:
         server = self.servers.get((host, port))
         if server is None:
             server = self.add(host, port or 0)
-            server.refuses = ConnectionRefusedError()
+            server.refuses = refusal()
         return MemoryEndpoint(server)
 
     def later(self, action: Callable[[], Any]) -> None:

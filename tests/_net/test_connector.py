@@ -106,7 +106,7 @@ class ConnectorTests(SynchronousTestCase):
     def test_monitoring_does_not_log_in(self) -> None:
         """A monitor's connection sends no credentials and no compressors."""
         seen: list[dict[str, Any]] = []
-        self.server.on_hello = lambda body: seen.append(body)
+        self.server.on_hello = seen.append  # type: ignore[assignment]
         connector = self.connector("mongodb://u:p@a", compressors="zlib")
         for monitoring in (True, False):
             attempt = connector.connect(("a", 27017), monitoring=monitoring)

@@ -11,10 +11,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fakeserver import FakeNetwork
+from tests.fakeserver import FakeNetwork, refusal
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     AutoReconnect,
@@ -130,7 +129,7 @@ class BodyTests(ExecutorTestCase):
         self.assertEqual(numbers[0] + 1, numbers[1])
 
     def test_transaction(self) -> None:
-        """The first command starts a transaction with its read concern, the end has its write concern."""
+        """The first command carries the read concern, the end the write concern."""
         things = self.things.with_options(read_concern=ReadConcern("local"))
         self.answers({"ok": 1.0, "n": 1}, found())
         session = self.client.start_session()
@@ -277,7 +276,7 @@ class RetryTests(ExecutorTestCase):
         self.do(client["db"]["things"].insert_one({}))
         self.answers(ConnectionError("the first error"))
         operation = client["db"]["things"].insert_one({})
-        self.server.refuses = ConnectionRefusedError()
+        self.server.refuses = refusal()
         self.network.flush()
         self.server.lose_all()
         self.network.advance(4.0)
@@ -290,7 +289,7 @@ class RetryTests(ExecutorTestCase):
         client = self.new_client()
         self.do(client["db"]["things"].insert_one({}))
         held = client["db"]["things"].insert_one({})
-        self.server.refuses = ConnectionRefusedError()
+        self.server.refuses = refusal()
         operation = client["db"]["things"].insert_one({"_id": 7})
         self.server.refuses = None
         self.network.advance(1.5)

@@ -5,10 +5,9 @@ Tests for L{txmongokit._net.monitor}, in memory.
 from __future__ import annotations
 
 from pymongo.server_description import ServerDescription
-from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fakeserver import FakeNetwork
+from tests.fakeserver import FakeNetwork, refusal
 from txmongokit._net.connector import Connector
 from txmongokit._net.monitor import Monitor
 from txmongokit.errors import AutoReconnect, NetworkTimeout
@@ -80,7 +79,7 @@ class MonitorTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """A server that refuses is unknown, with the reason, and is asked on."""
-        self.server.refuses = ConnectionRefusedError()
+        self.server.refuses = refusal()
         self.server.lose_all()
         self.network.advance(10.0)
         self.assertFalse(self.reports[-1].is_server_type_known)

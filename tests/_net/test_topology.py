@@ -9,10 +9,9 @@ from typing import Any
 
 from pymongo.read_preferences import ReadPreference
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fakeserver import FakeNetwork
+from tests.fakeserver import FakeNetwork, refusal
 from txmongokit._net.connector import Connector
 from txmongokit._net.topology import Server, Topology
 from txmongokit.errors import (
@@ -192,7 +191,7 @@ class TopologyTests(SynchronousTestCase):
         topology = self.topology("mongodb://a")
         self.network.advance(1.0)
         server = self.successResultOf(self.primary(topology))
-        fake.refuses = ConnectionRefusedError()
+        fake.refuses = refusal()
         known: list[bool] = []
         waiting = server.pool.check_out(1.0)
         waiting.addErrback(lambda failure: known.append(topology.has_servers) or failure)

@@ -12,13 +12,20 @@ from secrets import token_bytes
 from typing import Any
 
 import bson
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from txmongokit._net.tls import connection_creator
+from txmongokit._net.tls import connection_creator, failed_verification
 from txmongokit._sansio.auth import KeyCache
 from txmongokit._sansio.compression import Compressor, make_compressor
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
@@ -125,7 +132,7 @@ class Connector:
             endpoint = UNIXClientEndpoint(self._reactor, host)
         else:
             # The limit is ours, and ends the whole attempt with its own sentence.
-            endpoint = HostnameEndpoint(self._reactor, host, port, timeout=_NO_LIMIT)
+            endpoint = _kind(host)(self._reactor, host, port, timeout=_NO_LIMIT)
         creator = self._tls_creator(host)
         return endpoint if creator is None else wrapClientTLS(creator, endpoint)
 
@@ -158,10 +165,14 @@ class Connector:
         protocol.on_lost = lambda reason: self._lost(protocol)
         try:
             result = await self._shake_hands(protocol, address, monitoring)
-        except BaseException:
+        except BaseException as error:
             # Cancellation too: nothing half-made may stay open.
-            protocol.abort(ConnectionFailure(f"{format_address(address)}: handshake failed"))
-            raise
+            where = format_address(address)
+            protocol.abort(ConnectionFailure(f"{where}: handshake failed"))
+            reason = failed_verification(error.__cause__, address[0])
+            if reason is None:
+                raise
+            raise AutoReconnect(f"{where}: {reason}") from error.__cause__
         protocol.info = result.info
         protocol.hello = result.hello
         protocol.exchange.max_message_size = result.info.max_message_size
@@ -195,6 +206,16 @@ class Connector:
                 return result
             raw = await protocol.request(bson.encode({**body, "$db": database}), compress=False)
             reply = bson.decode(raw)
+
+
+def _kind(host: str) -> Any:
+    """
+    The endpoint for a host.  One by name tells of a refusal only when it
+    would have tried the next address, so a literal address gets its own.
+    """
+    if isIPAddress(host):
+        return TCP4ClientEndpoint
+    return TCP6ClientEndpoint if isIPv6Address(host) else HostnameEndpoint
 
 
 def _nonce() -> bytes:

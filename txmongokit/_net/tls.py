@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL import SSL, crypto
+from service_identity import VerificationError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
@@ -25,7 +26,7 @@ from zope.interface import implementer
 from txmongokit.errors import ConfigurationError
 from txmongokit.options import TLSOptions
 
-__all__ = ["connection_creator"]
+__all__ = ["connection_creator", "failed_verification"]
 
 
 def _read(path: str, option: str) -> bytes:
@@ -112,6 +113,25 @@ def connection_creator(options: TLSOptions, host: str) -> Any:
         chain_only = CertificateOptions(trustRoot=trust_root, **_identity(certificate))
         return _HostNameUnchecked(host, chain_only.getContext())
     return optionsForClientTLS(host, trustRoot=trust_root, clientCertificate=certificate)
+
+
+def failed_verification(cause: BaseException | None, host: str) -> str | None:
+    """
+    What is wrong with a server's certificate and how to mend it, or C{None}
+    where C{cause}, of which a connection was lost, is no refusal of TLS.
+    """
+    if isinstance(cause, VerificationError):
+        return (
+            f"TLS: the server's certificate is not for host name {host!r}: connect by a name "
+            "that it has, or set tlsAllowInvalidHostnames"
+        )
+    if not isinstance(cause, SSL.Error):
+        return None
+    entries = cause.args[0] if cause.args and isinstance(cause.args[0], list) else []
+    reason = "; ".join(entry[-1] for entry in entries if entry[-1]) or "handshake failed"
+    if "certificate verify failed" in reason:
+        return f"TLS: {reason}: name the authority that signed the server's in tlsCAFile"
+    return f"TLS: {reason}: check that the server speaks TLS and what it asks of clients"
 
 
 def _identity(certificate: PrivateCertificate | None) -> dict[str, Any]:
