@@ -253,6 +253,29 @@ class ReplicationTests(SynchronousTestCase):
             list(users.find().sort("_id")), list(self.pair.there["app"]["users"].find().sort("_id"))
         )
 
+    def test_schema_that_is_ahead(self) -> None:
+        """A window replayed over a copy that has later changes of the schema converges."""
+        here, there = self.pair.here["app"], self.pair.there["app"]
+        for database in (here, there):
+            database.create_collection("users", validator={"n": {"$exists": True}})
+            database["users"].insert_one({"_id": 1, "n": 1})
+            database.command("collMod", "users", validator={}, validationLevel="off")
+            database["users"].create_index("n")
+            database["users"].drop_index("n_1")
+        self.sync()
+        self.assert_equal()
+
+    def test_schema_that_differs(self) -> None:
+        """Behind the window, a collection that is there with other options stops it."""
+        self.pair.here["app"]["users"].insert_one({"_id": 1})
+        self.sync()
+        self.pair.here["app"].create_collection("log", capped=True, size=4096)
+        self.pair.there["app"].create_collection("log")
+        status, output = self.pair.run(*_OFF)
+        self.assertEqual(status, 1, output)
+        self.assertIn("app.log", output)
+        self.assertIn("capped", output)
+
     def test_missing_document_within_the_window(self) -> None:
         """An update of a document that predates the window is counted, not applied."""
         users = self.pair.here["app"]["users"]

@@ -187,7 +187,7 @@ class Replication:
         if change is not None:
             await self._submit()
             await self._written()
-            await self._schema.prepare(change)
+            await self._schema.prepare(change, entry, self.checkpoint)
 
     async def _submit(self, *, whole: bool = False) -> None:
         """

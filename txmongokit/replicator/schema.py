@@ -86,13 +86,12 @@ class SchemaWriter:
             intending = current.intending(entry.ts)
             await self._store.move(current, intending)
             current = intending
-        # In the window of a first start, too, it may have been executed before.
-        await self._run(change, repeated or entry.ts <= current.window_end)
+        await self._run(change, repeated=repeated, replayed=entry.ts <= current.window_end)
         following = current.advanced(entry.ts, entry.term, count=1)
         await self._store.move(current, following)
         return following
 
-    async def prepare(self, change: DDL) -> None:
+    async def prepare(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> None:
         """
         Make a change that belongs to a source transaction, before the
         transaction is written.
@@ -103,13 +102,20 @@ class SchemaWriter:
         """
         self._announce(change)
         if self._store is not None:
-            await self._run(change, repeated=True)
+            await self._run(change, repeated=True, replayed=entry.ts <= current.window_end)
 
     def _announce(self, change: DDL) -> None:
         verb = next(iter(change.command))
         self._log.info("{verb} on {names}", verb=verb, names=", ".join(change.namespaces))
 
-    async def _run(self, change: DDL, repeated: bool) -> None:
+    async def _run(self, change: DDL, *, repeated: bool, replayed: bool) -> None:
+        """
+        Execute a change.
+
+        @param repeated: a crash may have come between it and its checkpoint.
+        @param replayed: it is of the time before the first start, so what
+            followed it may be in the destination already.
+        """
         # Whatever comes of it, what is known of the collections may be wrong.
         self._catalog.forget()
         database = self._pool.get_database(change.database, write_concern=WriteConcern("majority"))
@@ -117,29 +123,34 @@ class SchemaWriter:
             await database.command({**change.command, "writeConcern": {"w": "majority"}})
         except OperationFailure as error:
             if error.code in change.done_codes or (
-                repeated and error.code in change.done_codes_repeated
+                (repeated or replayed) and error.code in change.done_codes_repeated
             ):
                 if change.verify_options and error.code == _NAMESPACE_EXISTS:
-                    await self._compare_options(change)
+                    await self._compare_options(change, replayed)
                 return
             verb = next(iter(change.command))
             raise ApplyError(
                 f"{verb} on {', '.join(change.namespaces)} failed: {refusal(error)}"
             ) from error
 
-    async def _compare_options(self, change: DDL) -> None:
+    async def _compare_options(self, change: DDL, replayed: bool) -> None:
         """What exists already must be what would have been created."""
         name = change.command["create"]
         wanted = {k: v for k, v in change.command.items() if k != "create"}
         found = await self._pool[change.database].list_collections(filter={"name": name})
         existing = dict(found[0].get("options", {})) if found else {}
         existing.pop("uuid", None)
-        for option in set(wanted) | set(existing):
-            if not _equal(option, wanted.get(option), existing.get(option)):
-                raise ApplyError(
-                    f"{change.database}.{name} exists in the destination with another "
-                    f"{option!r} than in the source: drop it there, or make it equal"
-                )
+        for option in sorted(set(wanted) | set(existing)):
+            if _equal(option, wanted.get(option), existing.get(option)):
+                continue
+            difference = (
+                f"{change.database}.{name} exists in the destination with another {option!r} "
+                "than in the source"
+            )
+            if not replayed:
+                raise ApplyError(f"{difference}: drop it there, or make it equal")
+            # A collMod that is still to come may have made it so.
+            self._log.warn("{difference}", difference=difference)
 
 
 def _equal(option: str, wanted: Any, existing: Any) -> bool:
