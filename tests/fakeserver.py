@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import bson
@@ -84,7 +85,7 @@ class MemoryTransport(StringTransport):
                 body[field] = [bson.decode(raw) for raw in documents]
             reply = self.server.answer(self, body)
             if isinstance(reply, Exception):
-                self.server.network.later(lambda reason=reply: self.lose(reason))
+                self.server.network.later(partial(self.lose, reply))
             elif reply is not None and not message.more_to_come:
                 self.reply(header.request_id, reply)
 

@@ -79,7 +79,7 @@ class ConnectorTests(SynchronousTestCase):
             ({"ok": 1, "maxWireVersion": 6}, ConfigurationError),
         ]
         for reply, kind in refusals:
-            self.server.on_hello = lambda body, reply=reply: reply  # type: ignore[misc]
+            self.server.on_hello = lambda body, reply=reply: reply
             attempt = self.connector().connect(("a", 27017))
             self.network.flush()
             self.failureResultOf(attempt, kind)
@@ -106,7 +106,7 @@ class ConnectorTests(SynchronousTestCase):
     def test_monitoring_does_not_log_in(self) -> None:
         """A monitor's connection sends no credentials and no compressors."""
         seen: list[dict[str, Any]] = []
-        self.server.on_hello = seen.append  # type: ignore[assignment]
+        self.server.on_hello = seen.append
         connector = self.connector("mongodb://u:p@a", compressors="zlib")
         for monitoring in (True, False):
             attempt = connector.connect(("a", 27017), monitoring=monitoring)

@@ -4,6 +4,7 @@ Tests for L{txmongokit._net.executor}, through a client in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from bson.timestamp import Timestamp
@@ -240,7 +241,7 @@ class RetryTests(ExecutorTestCase):
         self.do(quiet.insert_one({}))
         session = self.client.start_session()
         session.start_transaction()
-        operations = [
+        operations: list[Callable[[], Deferred[Any]]] = [
             lambda: self.things.update_many({}, {"$set": {"a": 1}}),
             lambda: self.things.insert_one({}, session=session),
             lambda: quiet.insert_one({}),

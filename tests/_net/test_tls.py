@@ -17,9 +17,13 @@ class ConnectionCreatorTests(SynchronousTestCase):
 
     def refused(self, **options: object) -> str:
         """Why options are refused."""
-        with self.assertRaises(ConfigurationError) as caught:
-            connection_creator(TLSOptions(**options), "db.example")  # type: ignore[arg-type]
-        return str(caught.exception)
+        error = self.assertRaises(
+            ConfigurationError,
+            connection_creator,
+            TLSOptions(**options),  # type: ignore[arg-type]
+            "db.example",
+        )
+        return str(error)
 
     def written(self, text: str) -> str:
         """A file with some text."""

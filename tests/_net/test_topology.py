@@ -9,6 +9,7 @@ from typing import Any
 
 from pymongo.read_preferences import ReadPreference
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork, refusal
@@ -194,6 +195,19 @@ class TopologyTests(SynchronousTestCase):
         fake.refuses = refusal()
         known: list[bool] = []
         waiting = server.pool.check_out(1.0)
-        waiting.addErrback(lambda failure: known.append(topology.has_servers) or failure)
+
+        def note(failure: Failure) -> Failure:
+            known.append(topology.has_servers)
+            return failure
+
+        waiting.addErrback(note)
         self.assertIn("refused", str(self.failureResultOf(waiting, AutoReconnect).value))
         self.assertEqual(known, [False])
+
+    def test_single_secondary(self) -> None:
+        """A direct connection to a secondary is known as such."""
+        self.network.replica_set("a", "b", primary="b")
+        direct = self.topology("mongodb://a/?directConnection=true")
+        whole = self.topology("mongodb://a/?replicaSet=rs")
+        self.network.flush()
+        self.assertEqual((direct.single_secondary, whole.single_secondary), (True, False))

@@ -148,10 +148,10 @@ class StandaloneTests(ClientTestCase):
         things = pool["db"]["many"]
         await gatherResults([things.insert_one({"_id": n}) for n in range(200)])
         found = await gatherResults([things.find_one({"_id": n}) for n in range(200)])
-        self.assertEqual([document["_id"] for document in found], list(range(200)))
+        self.assertEqual([document and document["_id"] for document in found], list(range(200)))
         slow = pool["db"]["many"].find_one({"$where": "sleep(60000) || true"})
         slow.addErrback(lambda failure: type(failure.value).__name__)
-        await deferLater(reactor, 0.05)  # type: ignore[arg-type]  # the real reactor
+        await deferLater(reactor, 0.05)
         await pool.disconnect()
         self.assertEqual(await slow, "AutoReconnect")
 
@@ -174,13 +174,13 @@ class FailoverTests(ClientTestCase):
         await things.insert_one({"_id": "first"})
         self.going = True
         workers = [Deferred.fromCoroutine(self.work(things, n)) for n in range(4)]
-        await deferLater(reactor, 0.3)  # type: ignore[arg-type]  # the real reactor
+        await deferLater(reactor, 0.3)
         await deferToThread(self.deployment.step_down)
-        await deferLater(reactor, 0.5)  # type: ignore[arg-type]  # the real reactor
+        await deferLater(reactor, 0.5)
         primary = await deferToThread(self.deployment.primary)
         await deferToThread(primary.kill)
         await deferToThread(self.deployment.primary)
-        await deferLater(reactor, 0.5)  # type: ignore[arg-type]  # the real reactor
+        await deferLater(reactor, 0.5)
         self.going = False
         written = sum(await gatherResults(workers, consumeErrors=True))
         self.assertGreater(written, 20)

@@ -172,7 +172,7 @@ class TLSTests(SecurityTestCase):
     async def own_context(self) -> None:
         """See L{test_own_context}."""
         assert self.deployment.ca_file is not None
-        with open(self.deployment.ca_file) as file:
+        with open(self.deployment.ca_file, "rb") as file:
             root = trustRootFromCertificates([Certificate.loadPEM(file.read())])
         creator = optionsForClientTLS("localhost", trustRoot=root)
         plain = f"mongodb://127.0.0.1:{self.port}/?serverSelectionTimeoutMS=2000"

@@ -169,10 +169,10 @@ class Connector:
             # Cancellation too: nothing half-made may stay open.
             where = format_address(address)
             protocol.abort(ConnectionFailure(f"{where}: handshake failed"))
-            reason = failed_verification(error.__cause__, address[0])
-            if reason is None:
+            refusal = failed_verification(error.__cause__, address[0])
+            if refusal is None:
                 raise
-            raise AutoReconnect(f"{where}: {reason}") from error.__cause__
+            raise AutoReconnect(f"{where}: {refusal}") from error.__cause__
         protocol.info = result.info
         protocol.hello = result.hello
         protocol.exchange.max_message_size = result.info.max_message_size

@@ -107,8 +107,7 @@ class Monitor:
             self._check_requested = False
             description = await self._check()
             self._known = description.is_server_type_known
-            self._tell(description)
-            if self._stopped:
+            if not self._tell(description):
                 return
             await self._sleep(self._min_heartbeat - (self._reactor.seconds() - started), False)
             rest = self._heartbeat - (self._reactor.seconds() - started)
@@ -116,7 +115,8 @@ class Monitor:
             if not self._check_requested and (self._measured or not self._known):
                 await self._sleep(rest, True)
 
-    def _tell(self, description: ServerDescription) -> None:
+    def _tell(self, description: ServerDescription) -> bool:
+        """Report; whether the watch goes on after it."""
         self._reporting = True
         try:
             self._report(description)
@@ -127,6 +127,7 @@ class Monitor:
             )
         finally:
             self._reporting = False
+        return not self._stopped
 
     async def _sleep(self, seconds: float, interruptible: bool) -> None:
         if seconds <= 0:

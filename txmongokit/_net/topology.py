@@ -92,6 +92,7 @@ class Topology:
         self._servers: dict[Address, Server] = {}
         self._waiters: list[_Waiter] = []
         self._primary: Server | None = None
+        self._single_secondary = False
         self._upkeep: LoopingCall | None = None
         self._closed = False
         self.cluster_time: Mapping[str, Any] | None = None
@@ -203,11 +204,7 @@ class Topology:
         """
         Whether this is a direct connection to a member that is no primary.
         """
-        description = self.description
-        if description.topology_type != TOPOLOGY_TYPE.Single:
-            return False
-        only = next(iter(description.server_descriptions().values()))
-        return only.server_type in (SERVER_TYPE.RSSecondary, SERVER_TYPE.RSOther)
+        return self._single_secondary
 
     def _operation_count(self, address: Address) -> int:
         return self._servers[address].pool.operation_count
@@ -301,6 +298,10 @@ class Topology:
 
     def _find_primary(self) -> None:
         self._primary = None
+        self._single_secondary = self.description.topology_type == TOPOLOGY_TYPE.Single and any(
+            server.server_type in (SERVER_TYPE.RSSecondary, SERVER_TYPE.RSOther)
+            for server in self.description.server_descriptions().values()
+        )
         try:
             candidates = select_servers(
                 self.description,
