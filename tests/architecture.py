@@ -41,6 +41,7 @@ PACKAGE = "txmongokit"
 VALUES = ("types", "errors", "options", "filter", "interfaces", "_pymongo", "rawbson")
 API = (
     "sessions",
+    "scope",
     "cursor",
     "changestream",
     "collection",

@@ -5,15 +5,12 @@ Collections: reading and writing documents.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar
 
 import bson
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import CursorType, ReturnDocument
 from pymongo.operations import IndexModel
-from pymongo.read_concern import ReadConcern
 from pymongo.results import (
     BulkWriteResult,
     DeleteResult,
@@ -21,7 +18,6 @@ from pymongo.results import (
     InsertOneResult,
     UpdateResult,
 )
-from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -41,7 +37,7 @@ from txmongokit._sansio.commands.arguments import (
     key_document,
     nearest,
 )
-from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch
+from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite, check_replacement, check_update, ensure_id
 from txmongokit._sansio.commands.read import (
     CountDocuments,
@@ -63,6 +59,7 @@ from txmongokit._sansio.transactions import SessionState
 from txmongokit.cursor import CommandCursor, Cursor
 from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.interfaces import IOperationRunner
+from txmongokit.scope import Scope, changed
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Collection"]
@@ -73,7 +70,7 @@ ResultT = TypeVar("ResultT")
 _NAMESPACE_NOT_FOUND = 26
 
 
-class Collection(Generic[DocumentT]):
+class Collection(Scope, Generic[DocumentT]):
     """
     One collection.
 
@@ -100,11 +97,10 @@ class Collection(Generic[DocumentT]):
         options: CommandOptions,
     ) -> None:
         check_collection_name(name)
-        self._runner = runner
+        super().__init__(runner, options)
         self._database = database
         self._database_name: str = database.name
         self._name = name
-        self._options = options
 
     # What it is.
 
@@ -167,49 +163,12 @@ class Collection(Generic[DocumentT]):
         """
         return self._database
 
-    @property
-    def codec_options(self) -> CodecOptions[Any]:
-        """
-        How documents are encoded and decoded.
-        """
-        return self._options.codec_options
-
-    @property
-    def read_preference(self) -> Any:
-        """
-        Which servers are read from.
-        """
-        return self._options.read_preference
-
-    @property
-    def read_concern(self) -> ReadConcern:
-        """
-        How settled what is read must be.
-        """
-        return self._options.read_concern
-
-    @property
-    def write_concern(self) -> WriteConcern:
-        """
-        When a write counts as done.
-        """
-        return self._options.write_concern
-
     def with_options(self, **options: Any) -> Collection[DocumentT]:
         """
         The same collection with other C{codec_options}, C{read_preference},
         C{write_concern}, C{read_concern} or C{timeout}.
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        changed = replace(self._options, **given)
-        return Collection(self._runner, self._database, self._name, changed)
-
-    def _limited(self, timeout: float | None) -> CommandOptions:
-        return self._options if timeout is None else replace(self._options, timeout=timeout)
-
-    def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
-        result: Deferred[ResultT] = self._runner.run(command, session_state(session))
-        return result
+        return Collection(self._runner, self._database, self._name, changed(self._options, options))
 
     # Reading.
 

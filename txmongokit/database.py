@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from bson.codec_options import CodecOptions
-from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 
 from txmongokit._sansio.commands.admin import CreateCollection, DropDatabase, ListCollections
 from txmongokit._sansio.commands.arguments import check_database_name, nearest
-from txmongokit._sansio.commands.base import Command, CommandOptions, RunCommand
+from txmongokit._sansio.commands.base import CommandOptions, RunCommand
 from txmongokit._sansio.commands.read import CursorCommand, aggregate_command
 from txmongokit.collection import Collection
 from txmongokit.cursor import CommandCursor
 from txmongokit.interfaces import IOperationRunner
+from txmongokit.scope import Scope, changed
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Database"]
@@ -27,7 +26,7 @@ __all__ = ["Database"]
 ResultT = TypeVar("ResultT")
 
 
-class Database:
+class Database(Scope):
     """
     One database.
 
@@ -47,11 +46,8 @@ class Database:
 
     def __init__(self, runner: IOperationRunner, name: str, **options: Any) -> None:
         check_database_name(name)
-        self._runner = runner
+        super().__init__(runner, changed(runner.options, options))
         self._name = name
-        inherited: CommandOptions = runner.options
-        given = {key: value for key, value in options.items() if value is not None}
-        self._options = replace(inherited, **given) if given else inherited
 
     def __repr__(self) -> str:
         return f"<Database {self._name}>"
@@ -104,55 +100,19 @@ class Database:
         """
         return self._runner
 
-    @property
-    def codec_options(self) -> CodecOptions[Any]:
-        """
-        How documents are encoded and decoded.
-        """
-        return self._options.codec_options
-
-    @property
-    def read_preference(self) -> Any:
-        """
-        Which servers are read from.
-        """
-        return self._options.read_preference
-
-    @property
-    def read_concern(self) -> ReadConcern:
-        """
-        How settled what is read must be.
-        """
-        return self._options.read_concern
-
-    @property
-    def write_concern(self) -> WriteConcern:
-        """
-        When a write counts as done.
-        """
-        return self._options.write_concern
-
     def with_options(self, **options: Any) -> Database:
         """
         The same database with other options; see the class.
         """
-        changed = Database(self._runner, self._name)
-        given = {key: value for key, value in options.items() if value is not None}
-        changed._options = replace(self._options, **given)
-        return changed
+        other = Database(self._runner, self._name)
+        other._options = changed(self._options, options)
+        return other
 
     def get_collection(self, name: str, **options: Any) -> Collection[dict[str, Any]]:
         """
         A collection, with other options than the database's where given.
         """
         return self[name].with_options(**options) if options else self[name]
-
-    def _limited(self, timeout: float | None) -> CommandOptions:
-        return self._options if timeout is None else replace(self._options, timeout=timeout)
-
-    def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
-        result: Deferred[ResultT] = self._runner.run(command, session_state(session))
-        return result
 
     # Commands.
 
