@@ -35,8 +35,8 @@ class IOperationRunner(Interface):
 
         @return: L{twisted.internet.defer.Deferred}, firing with what
             C{command.parse} returns.  Cancelling it stops the wait, never
-            retries, and makes the connection unusable until the late
-            reply has come; it does not stop the server.
+            retries, and closes the connection if the request was sent: so
+            the server learns that nobody waits.
         """
 
     def take_session(**options):  # type: ignore[no-untyped-def]

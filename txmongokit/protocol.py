@@ -8,6 +8,7 @@ goes, for whatever reason.  It knows no pool, no session and no BSON.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, fail
@@ -25,6 +26,24 @@ from txmongokit.types import Address, ConnectionInfo, Document, format_address
 __all__ = ["MongoProtocol"]
 
 _UNKNOWN: Address = ("unknown server", None)
+
+# The system's default is to ask a silent peer after two hours.
+_KEEP_ALIVE = (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 9))
+
+
+def _probe_soon(transport: object) -> None:
+    """Have a peer that vanished found out within minutes."""
+    # TLS is a layer around the transport that has the socket.
+    while (inner := getattr(transport, "transport", None)) is not None:
+        transport = inner
+    get_handle = getattr(transport, "getHandle", None)
+    handle = None if get_handle is None else get_handle()
+    if isinstance(handle, socket.socket):
+        for name, value in _KEEP_ALIVE:
+            option = getattr(socket, name, None)
+            if option is not None:
+                handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
 
 # DocumentTooLarge is one of bson's errors, not one of PyMongo's.
 _UNSENDABLE = (PyMongoError, DocumentTooLarge)
@@ -234,6 +253,7 @@ class MongoProtocol(Protocol):
             try:
                 transport.setTcpNoDelay(True)
                 transport.setTcpKeepAlive(True)
+                _probe_soon(transport)
             except OSError:
                 # A Unix socket, or one that is gone already.
                 pass

@@ -27,7 +27,7 @@ class ConnectionCreatorTests(SynchronousTestCase):
 
     def written(self, text: str) -> str:
         """A file with some text."""
-        path = self.mktemp()
+        path: str = self.mktemp()
         with open(path, "w") as file:
             file.write(text)
         return path

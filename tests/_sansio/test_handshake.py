@@ -150,9 +150,7 @@ class HandshakeTests(SynchronousTestCase):
     def test_log_in_fails(self) -> None:
         """The refusal comes out."""
         refusal = {"ok": 0, "code": 18, "errmsg": "Authentication failed."}
-        error = self.assertRaises(
-            OperationFailure, self.play, PRIMARY, refusal, credentials=USER
-        )
+        error = self.assertRaises(OperationFailure, self.play, PRIMARY, refusal, credentials=USER)
         self.assertIn("Authentication failed.", str(error))
         self.assertNotIn("pencil", str(error))
 

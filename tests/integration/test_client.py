@@ -218,10 +218,13 @@ class TransactionTests(ClientTestCase):
             session.start_transaction()
             await things.insert_one({"_id": "gone"}, session=session)
             await session.abort_transaction()
-            with self.assertRaises(ZeroDivisionError):
+
+            async def failing() -> None:
                 async with session.start_transaction():
                     await things.insert_one({"_id": "gone"}, session=session)
                     raise ZeroDivisionError
+
+            await self.assertFailure(Deferred.fromCoroutine(failing()), ZeroDivisionError)
             ids = [document["_id"] for document in await things.find(session=session)]
             self.assertEqual(ids, ["before", "kept"])
             self.assertIsNotNone(session.operation_time)

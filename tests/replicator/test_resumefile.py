@@ -37,8 +37,15 @@ class ResumeFileTests(SynchronousTestCase):
 
     def test_garbage(self) -> None:
         """Anything that is not two 32-bit integers is refused by the file's name."""
-        for text in (b"", b"\xff", b"[]", b"{}", b'{"ts": {"time": true, "inc": 1}}',
-                     b'{"ts": {"time": 4294967296, "inc": 1}}', b'{"ts": {"time": -1, "inc": 1}}'):
+        for text in (
+            b"",
+            b"\xff",
+            b"[]",
+            b"{}",
+            b'{"ts": {"time": true, "inc": 1}}',
+            b'{"ts": {"time": 4294967296, "inc": 1}}',
+            b'{"ts": {"time": -1, "inc": 1}}',
+        ):
             self.path.write_bytes(text)
             error = self.assertRaises(ResumeFileError, read_position, self.path)
             self.assertIn("mongooplog.ts", str(error))

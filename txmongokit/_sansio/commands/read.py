@@ -18,6 +18,7 @@ from txmongokit._pymongo import decode_selective
 from txmongokit._sansio.commands.arguments import add_options
 from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch, Request
 from txmongokit._sansio.commands.write import raise_write_concern_error
+from txmongokit.errors import ProtocolError
 from txmongokit.types import Address, ConnectionInfo
 
 __all__ = [
@@ -248,7 +249,10 @@ class FindOne(Command[Any]):
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> Any:
         """The document or C{None}."""
-        batch = reply["cursor"]["firstBatch"]
+        try:
+            batch = reply["cursor"]["firstBatch"]
+        except (KeyError, TypeError):
+            raise ProtocolError("the server's reply to find has no first batch") from None
         return batch[0] if batch else None
 
 
