@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.framing import FrameReader
+from txmongokit.connection import ConnectionPool
 from txmongokit.types import Address
 
 Answer = Callable[[dict[str, Any]], "dict[str, Any] | Exception | None"]
@@ -230,6 +231,14 @@ class FakeNetwork:
     def later(self, action: Callable[[], Any]) -> None:
         """Do something at the next L{flush}."""
         self._queue.append(action)
+
+    def end(self, client: ConnectionPool) -> None:
+        """
+        Disconnect a client: what is only dropped is torn down by the garbage
+        collector, at any time and in any order.
+        """
+        client.disconnect()
+        self.advance(2.0)
 
     def flush(self) -> None:
         """Deliver everything that is on its way, and what comes of it."""

@@ -26,6 +26,7 @@ class CancellationTests(SynchronousTestCase):
             reactor=self.network.clock,
             endpoint_factory=self.network.endpoint,
         )
+        self.addCleanup(self.network.end, self.client)
         self.things = self.client["db"]["things"]
 
     def warm_up(self) -> None:

@@ -25,6 +25,7 @@ class ConnectionPoolTests(SynchronousTestCase):
         self.client = ConnectionPool(
             "mongodb://a", reactor=self.network.clock, endpoint_factory=self.network.endpoint
         )
+        self.addCleanup(self.network.end, self.client)
 
     def ping(self) -> None:
         """Do something."""

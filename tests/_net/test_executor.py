@@ -47,12 +47,14 @@ class ExecutorTestCase(SynchronousTestCase):
 
     def new_client(self, **options: Any) -> ConnectionPool:
         """A client of the set."""
-        return ConnectionPool(
+        client = ConnectionPool(
             "mongodb://a/?replicaSet=rs",
             reactor=self.network.clock,
             endpoint_factory=self.network.endpoint,
             **options,
         )
+        self.addCleanup(self.network.end, client)
+        return client
 
     def do(self, operation: Deferred[Any]) -> Any:
         """The result of an operation."""

@@ -33,7 +33,7 @@ class MonitorTests(SynchronousTestCase):
             parse_options("mongodb://a", connectTimeoutMS=2000),
             endpoint_factory=self.network.endpoint,
         )
-        return Monitor(
+        monitor = Monitor(
             self.network.clock,
             ("a", 27017),
             connector,
@@ -42,6 +42,8 @@ class MonitorTests(SynchronousTestCase):
             min_heartbeat=0.5,
             timeout=2.0,
         )
+        self.addCleanup(monitor.stop)
+        return monitor
 
     def report(self, description: ServerDescription) -> None:
         """Note a report."""

@@ -39,6 +39,7 @@ class TopologyTests(SynchronousTestCase):
         connector = Connector(self.network.clock, parsed, endpoint_factory=self.network.endpoint)
         topology = Topology(self.network.clock, parsed, connector, Random(7))
         topology.start()
+        self.addCleanup(topology.close)
         return topology
 
     def primary(self, topology: Topology, timeout: float = 5.0) -> Deferred[Server]:
