@@ -453,6 +453,29 @@ class FollowTests(SynchronousTestCase):
         self.assertEqual(seqs, sorted(set(seqs)))
         self.assertGreater(len(seqs), 4)
 
+    def test_servers_killed(self) -> None:
+        """Either server may be killed and come back: nothing is lost or doubled."""
+        process = self.pair.start(*_OFF, "-f", twistd=True)
+        load = Load(6000, seed=13)
+        kills = [(3000, self.pair.source), (1500, self.pair.destination)]
+
+        def pace() -> None:
+            if kills and load.done >= kills[-1][0]:
+                (member,) = kills.pop()[1].members
+                member.kill()
+                member.restart()
+
+        load.write(self.pair.here, pace)
+        end = finish(self.pair.here)
+        wait_for(
+            lambda: process.poll() is not None or self.has_reached(end), "the end of the load", 90
+        )
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+        self.assertIn(process.returncode, (0, -signal.SIGTERM), output)
+        self.assertEqual(list(differences(self.pair.here, self.pair.there)), [])
+        self.assertEqual(list(checkpoint_gaps(self.pair.there)), [])
+
     def test_one_of_two_stops(self) -> None:
         """A second replicator on the same destination makes the first one stop."""
         first = self.pair.start(*_OFF, "-f")

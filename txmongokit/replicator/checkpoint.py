@@ -23,6 +23,7 @@ from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import DuplicateKeyError, OperationFailure
 from txmongokit.replicator.entries import from_timestamp, timestamp
+from txmongokit.replicator.patience import Patience
 from txmongokit.sessions import ClientSession
 
 __all__ = ["Checkpoint", "CheckpointStore", "FencedError", "ForeignCheckpointError"]
@@ -263,9 +264,28 @@ class CheckpointStore:
                 "over this destination, and this one stops"
             )
 
-    async def settle(self, following: Checkpoint) -> bool:
+    async def advance(self, current: Checkpoint, following: Checkpoint, patience: Patience) -> None:
         """
-        Whether a commit of unknown outcome did happen.
+        Move the checkpoint by itself, however long that takes.
+
+        @raise FencedError: it is not where C{current} says.
+        """
+
+        async def attempt(again: bool) -> None:
+            if again and await self.settled(current, following.position) is not None:
+                return
+            await self.move(current, following)
+
+        await patience.keep_trying(attempt, "destination")
+
+    async def settled(self, current: Checkpoint, position: int) -> Checkpoint | None:
+        """
+        The checkpoint, if a move of unknown outcome did take place.
+
+        @param current: where it was before.
+        @param position: where it was to go.
         """
         stored = await self.load()
-        return stored is not None and stored.seq == following.seq
+        if stored is None or stored.seq != current.seq + 1 or stored.position != position:
+            return None
+        return stored

@@ -21,6 +21,7 @@ from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.ddl import DDL, translate, translate_view
 from txmongokit.replicator.entries import OplogEntry
+from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.writers import ApplyError, refusal
 
@@ -45,11 +46,13 @@ class SchemaWriter:
         store: CheckpointStore | None,
         catalog: Catalog,
         selection: Selection,
+        patience: Patience,
     ) -> None:
         self._pool = pool
         self._store = store
         self._catalog = catalog
         self._selection = selection
+        self._patience = patience
 
     def handles(self, namespace: str) -> bool:
         """
@@ -84,11 +87,11 @@ class SchemaWriter:
         repeated = current.intent == entry.ts
         if not repeated:
             intending = current.intending(entry.ts)
-            await self._store.move(current, intending)
+            await self._store.advance(current, intending, self._patience)
             current = intending
         await self._run(change, repeated=repeated, replayed=entry.ts <= current.window_end)
         following = current.advanced(entry.ts, entry.term, count=1)
-        await self._store.move(current, following)
+        await self._store.advance(current, following, self._patience)
         return following
 
     async def prepare(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> None:
@@ -116,6 +119,11 @@ class SchemaWriter:
         @param replayed: it is of the time before the first start, so what
             followed it may be in the destination already.
         """
+        await self._patience.keep_trying(
+            lambda again: self._execute(change, repeated or again, replayed), "destination"
+        )
+
+    async def _execute(self, change: DDL, repeated: bool, replayed: bool) -> None:
         # Whatever comes of it, what is known of the collections may be wrong.
         self._catalog.forget()
         database = self._pool.get_database(change.database, write_concern=WriteConcern("majority"))
@@ -128,6 +136,8 @@ class SchemaWriter:
                 if change.verify_options and error.code == _NAMESPACE_EXISTS:
                     await self._compare_options(change, replayed)
                 return
+            if is_passing(error):
+                raise
             verb = next(iter(change.command))
             raise ApplyError(
                 f"{verb} on {', '.join(change.namespaces)} failed: {refusal(error)}"

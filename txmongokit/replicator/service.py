@@ -31,6 +31,7 @@ from txmongokit.replicator.inspection import (
     inspect,
     same_deployment,
 )
+from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.resumefile import (
     ResumeFileError,
@@ -299,16 +300,17 @@ class MongosyncService(Service):
         assert self._destination is not None
         pool = self._destination
         catalog = Catalog(pool)
+        patience = Patience(self._reactor)
         writer: BatchWriter
         if arguments.dry_run:
             checkpoint = stored if stored is not None and start.from_checkpoint else first
             writer = self._counting = CountingWriter()
-            schema = SchemaWriter(pool, None, catalog, arguments.selection)
+            schema = SchemaWriter(pool, None, catalog, arguments.selection, patience)
         else:
             session = pool.start_session(causal_consistency=False)
             checkpoint = await _claim(store, stored, start, first, session)
-            writer = self._writer(session, store, catalog, destination)
-            schema = SchemaWriter(pool, store, catalog, arguments.selection)
+            writer = self._writer(session, store, catalog, destination, patience)
+            schema = SchemaWriter(pool, store, catalog, arguments.selection, patience)
         self._log.info(
             "starting at {at}, because of {origin}",
             at=timestamp(checkpoint.position),
@@ -337,20 +339,18 @@ class MongosyncService(Service):
         store: CheckpointStore,
         catalog: Catalog,
         destination: Deployment,
+        patience: Patience,
     ) -> BatchWriter:
         assert self._destination is not None
+        pool = self._destination
+        atomic = None
+        if destination.version < (6, 2):
+            atomic = ApplyOpsWriter(pool, store, patience)
         if destination.set_name is not None:
-            return TransactionWriter(
-                self._reactor,
-                self._destination,
-                session,
-                store,
-                catalog,
-                ApplyOpsWriter(self._destination, store) if destination.version < (6, 2) else None,
-            )
-        if destination.version < (6, 2) and not self._arguments.at_least_once:
-            return ApplyOpsWriter(self._destination, store)
-        return RepeatingWriter(self._destination, store, catalog)
+            return TransactionWriter(pool, session, store, catalog, patience, atomic)
+        if atomic is not None and not self._arguments.at_least_once:
+            return atomic
+        return RepeatingWriter(pool, store, catalog, patience)
 
     async def _probe(self, destination: Deployment) -> bool:
         """Whether the destination takes $_internalApplyOplogUpdate; changes nothing."""

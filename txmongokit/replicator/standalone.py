@@ -22,6 +22,7 @@ from txmongokit.rawbson import wrap
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
+from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.statements import Operation
 from txmongokit.replicator.writers import ApplyError, refusal
 
@@ -41,9 +42,10 @@ class ApplyOpsWriter:
 
     _log = Logger()
 
-    def __init__(self, pool: ConnectionPool, store: CheckpointStore) -> None:
+    def __init__(self, pool: ConnectionPool, store: CheckpointStore, patience: Patience) -> None:
         self._pool = pool
         self._store = store
+        self._patience = patience
 
     async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
         """
@@ -53,6 +55,15 @@ class ApplyOpsWriter:
             document that it should have.
         @raise FencedError: another replicator has taken over.
         """
+        return await self._patience.keep_trying(
+            lambda again: self._write(batch, current, again), "destination"
+        )
+
+    async def _write(self, batch: Batch, current: Checkpoint, again: bool) -> Checkpoint:
+        if again:
+            settled = await self._store.settled(current, batch.position)
+            if settled is not None:
+                return settled
         operations = list(batch.operations())
         count = len(operations)
         missing = 0
@@ -146,6 +157,8 @@ class ApplyOpsWriter:
         return found is not None
 
     async def _explain(self, error: OperationFailure, current: Checkpoint) -> None:
+        if is_passing(error):
+            raise error
         stored = await self._store.load()
         if stored is None or stored.seq != current.seq:
             raise FencedError(
@@ -171,10 +184,17 @@ class RepeatingWriter:
     result, but for what other writers did in between.
     """
 
-    def __init__(self, pool: ConnectionPool, store: CheckpointStore, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        store: CheckpointStore,
+        catalog: Catalog,
+        patience: Patience,
+    ) -> None:
         self._pool = pool
         self._store = store
         self._catalog = catalog
+        self._patience = patience
 
     async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
         """
@@ -184,6 +204,15 @@ class RepeatingWriter:
             document that it should have.
         @raise FencedError: another replicator has taken over.
         """
+        missing = await self._patience.keep_trying(lambda again: self._write(batch), "destination")
+        # A repeated batch may update what its own deletes have removed, so
+        # missing documents tell nothing here.
+        following = current.advanced(batch.position, batch.term, count=batch.count, missing=missing)
+        await self._store.advance(current, following, self._patience)
+        return following
+
+    async def _write(self, batch: Batch) -> int:
+        """Write everything; how many updates found no document."""
         await self._catalog.learn(batch.namespaces)
         missing = 0
         try:
@@ -198,9 +227,7 @@ class RepeatingWriter:
                 if group.kind == "update":
                     missing += len(group.statements) - int(reply["n"])
         except OperationFailure as error:
+            if is_passing(error):
+                raise
             raise ApplyError(refusal(error)) from error
-        # A repeated batch may update what its own deletes have removed, so
-        # missing documents tell nothing here.
-        following = current.advanced(batch.position, batch.term, count=batch.count, missing=missing)
-        await self._store.move(current, following)
-        return following
+        return missing

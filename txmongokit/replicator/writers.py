@@ -9,16 +9,14 @@ from typing import Protocol
 
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
-from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.errors import OperationFailure
 from txmongokit.replicator.batch import Batch, WriteGroup
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
+from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.sessions import ClientSession
 
 __all__ = [
@@ -76,29 +74,23 @@ class TransactionWriter:
     @param capped: writes batches with capped collections, which
         transactions refuse; C{None} where the destination has no way to do
         that exactly once.
-    @param patience: seconds to keep trying while the destination is away.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
-        reactor: IReactorTime,
         pool: ConnectionPool,
         session: ClientSession,
         store: CheckpointStore,
         catalog: Catalog,
+        patience: Patience,
         capped: BatchWriter | None = None,
-        *,
-        patience: float = 60.0,
     ) -> None:
-        self._reactor = reactor
         self._pool = pool
         self._session = session
         self._store = store
         self._catalog = catalog
-        self._capped = capped
         self._patience = patience
+        self._capped = capped
         self._collections: dict[str, Collection[dict[str, object]]] = {}
         # Batches still to be written with upserts, after a document was found
         # to be there already.
@@ -112,41 +104,38 @@ class TransactionWriter:
             document that it should have.
         @raise FencedError: another replicator has taken over.
         """
+        self._upserting = max(0, self._upserting - 1)
+        return await self._patience.keep_trying(
+            lambda again: self._write(batch, current, again), "destination"
+        )
+
+    async def _write(self, batch: Batch, current: Checkpoint, again: bool) -> Checkpoint:
+        if again:
+            # Only the checkpoint knows what became of a commit without an answer.
+            settled = await self._store.settled(current, batch.position)
+            if settled is not None:
+                return settled
         await self._catalog.learn(batch.namespaces)
         for namespace in batch.namespaces:
             if self._catalog.is_capped(namespace):
                 return await self._writer_for_capped(namespace).write(batch, current)
         strict = self._catalog.is_strict
-        deadline = self._reactor.seconds() + self._patience
-        pause = 0.05
-        self._upserting = max(0, self._upserting - 1)
         while True:
             plain = not self._upserting
+            groups = batch.groups(strict, plain_inserts=plain)
             try:
-                return await self._transaction(
-                    batch, batch.groups(strict, plain_inserts=plain), current
-                )
+                return await self._transaction(batch, groups, current)
             except OperationFailure as error:
                 if error.code == _DUPLICATE_KEY and plain:
                     self._upserting = _UPSERTING_BATCHES
-                    continue
-                if error.code == _DUPLICATE_KEY and strict is not _always:
+                elif error.code == _DUPLICATE_KEY and strict is not _always:
                     # Somebody has a unique index that we did not know of.
                     self._catalog.forget()
                     strict = _always
-                    continue
-                if not error.has_error_label("TransientTransactionError"):
-                    raise ApplyError(refusal(error)) from error
-                problem: PyMongoError = error
-            except PyMongoError as error:
-                if not error.has_error_label("TransientTransactionError"):
+                elif is_passing(error):
                     raise
-                problem = error
-            if self._reactor.seconds() > deadline:
-                raise problem
-            self._log.warn("destination: {error}; trying again", error=str(problem)[:200])
-            await deferLater(self._reactor, pause, lambda: None)
-            pause = min(2 * pause, 2.0)
+                else:
+                    raise ApplyError(refusal(error)) from error
 
     def _writer_for_capped(self, namespace: str) -> BatchWriter:
         if self._capped is None:
@@ -174,7 +163,7 @@ class TransactionWriter:
         except BaseException:
             await session.abort_transaction()
             raise
-        await self._commit(following)
+        await session.commit_transaction()
         return following
 
     async def _write_group(self, group: WriteGroup, tolerant: bool) -> int:
@@ -196,29 +185,6 @@ class TransactionWriter:
                 "it is not a complete copy of the source; copy the data anew"
             )
         return missing
-
-    async def _commit(self, following: Checkpoint) -> None:
-        deadline = self._reactor.seconds() + self._patience
-        while True:
-            try:
-                await self._session.commit_transaction()
-                return
-            except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult"):
-                    if await self._settled(error, following):
-                        return
-                    raise
-                if self._reactor.seconds() > deadline:
-                    raise
-                self._log.warn("destination: outcome of a commit unknown, asking again")
-                await deferLater(self._reactor, 0.2, lambda: None)
-
-    async def _settled(self, error: PyMongoError, following: Checkpoint) -> bool:
-        # The checkpoint itself says whether a commit took place, also where
-        # the server no longer remembers the transaction.
-        if isinstance(error, OperationFailure) and error.code == 251:
-            return await self._store.settle(following)
-        return False
 
     def _collection(self, namespace: str) -> Collection[dict[str, object]]:
         collection = self._collections.get(namespace)

@@ -1,0 +1,80 @@
+"""
+Tests for L{txmongokit.replicator.patience}.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError
+from txmongokit.replicator.patience import Patience
+
+
+class PatienceTests(SynchronousTestCase):
+    """
+    What is tried again, and for how long.
+    """
+
+    def setUp(self) -> None:
+        """A minute of patience."""
+        self.clock = Clock()
+        self.tries: list[bool] = []
+
+    def trying(self, *outcomes: PyMongoError | str) -> Deferred[str]:
+        """Attempts that come to these outcomes, the last one for ever."""
+        script = list(outcomes)
+
+        async def attempt(again: bool) -> str:
+            self.tries.append(again)
+            outcome = script.pop(0) if len(script) > 1 else script[0]
+            if isinstance(outcome, PyMongoError):
+                raise outcome
+            return outcome
+
+        patience = Patience(self.clock, 60.0)
+        return Deferred.fromCoroutine(patience.keep_trying(attempt, "there"))
+
+    def test_success(self) -> None:
+        """What succeeds is done once."""
+        self.assertEqual(self.successResultOf(self.trying("done")), "done")
+        self.assertEqual(self.tries, [False])
+
+    def test_again(self) -> None:
+        """A lost connection is a reason to try again, told to the attempt."""
+        waiting = self.trying(AutoReconnect("gone"), AutoReconnect("gone"), "done")
+        self.assertNoResult(waiting)
+        self.clock.pump([0.05, 0.1])
+        self.assertEqual(self.successResultOf(waiting), "done")
+        self.assertEqual(self.tries, [False, True, True])
+
+    def test_labels(self) -> None:
+        """So is what the server labels as passing."""
+        error = OperationFailure("conflict", 112, {"errorLabels": ["TransientTransactionError"]})
+        waiting = self.trying(error, "done")
+        self.clock.advance(0.05)
+        self.assertEqual(self.successResultOf(waiting), "done")
+
+    def test_final(self) -> None:
+        """Anything else is not."""
+        self.failureResultOf(self.trying(OperationFailure("no", 13)), OperationFailure)
+        self.assertEqual(self.tries, [False])
+
+    def test_end(self) -> None:
+        """After its time the last error is the result; pauses grow no longer than two seconds."""
+        waiting = self.trying(AutoReconnect("gone"))
+        for _ in range(59):
+            self.clock.advance(1.0)
+        self.assertNoResult(waiting)
+        self.clock.advance(3.0)
+        self.failureResultOf(waiting, AutoReconnect)
+        self.assertGreater(len(self.tries), 25)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled(self) -> None:
+        """Cancelling ends the waiting."""
+        waiting = self.trying(AutoReconnect("gone"))
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

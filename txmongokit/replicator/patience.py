@@ -1,0 +1,74 @@
+"""
+Trying again while a deployment is away: during an election, a restart, or a
+fault of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txmongokit.errors import AutoReconnect, PyMongoError
+
+__all__ = ["Patience", "is_passing"]
+
+ResultT = TypeVar("ResultT")
+
+_SHORTEST, _LONGEST = 0.05, 2.0
+_LABELS = ("TransientTransactionError", "RetryableWriteError", "UnknownTransactionCommitResult")
+
+
+class Patience:
+    """
+    How long to keep trying.
+
+    @param seconds: from the first failure to the last attempt.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, seconds: float = 60.0) -> None:
+        self._reactor = reactor
+        self._seconds = seconds
+
+    async def keep_trying(
+        self, attempt: Callable[[bool], Awaitable[ResultT]], where: str
+    ) -> ResultT:
+        """
+        Do something until it succeeds, or fails for good.
+
+        @param attempt: called with whether it was tried before; then it must
+            find out for itself what of the earlier try took effect.
+        @param where: what is away, for the log.
+
+        @raise PyMongoError: the last error, when the time is over, or one
+            that trying again would not mend.
+        """
+        deadline = None
+        pause = _SHORTEST
+        again = False
+        while True:
+            try:
+                return await attempt(again)
+            except PyMongoError as error:
+                now = self._reactor.seconds()
+                deadline = now + self._seconds if deadline is None else deadline
+                if not is_passing(error) or now >= deadline:
+                    raise
+                self._log.warn(
+                    "{where}: {error}; trying again", where=where, error=str(error)[:200]
+                )
+            await deferLater(self._reactor, pause, lambda: None)
+            pause = min(2 * pause, _LONGEST)
+            again = True
+
+
+def is_passing(error: PyMongoError) -> bool:
+    """
+    Whether trying again may mend it.
+    """
+    return isinstance(error, AutoReconnect) or any(map(error.has_error_label, _LABELS))
