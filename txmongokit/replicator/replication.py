@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -82,6 +82,7 @@ class Replication:
         self._batch = Batch()
         self._writing: Deferred[None] | None = None
         self._last_advance = reactor.seconds()
+        self._reading: Deferred[list[bytes]] | None = None
         self._stopping = False
 
     def stop(self) -> None:
@@ -89,6 +90,8 @@ class Replication:
         Finish what was read, move the checkpoint there, and end.
         """
         self._stopping = True
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def run(self, until: int | None) -> None:
         """
@@ -99,8 +102,7 @@ class Replication:
         self.running = True
         try:
             while not self._stopping and (until is None or self.progress.read < until):
-                documents = await self._tailer.next_batch()
-                if await self._take(documents, until):
+                if await self._take(await self._read(), until):
                     break
                 if not self._tailer.ready:
                     await self._submit()
@@ -112,6 +114,18 @@ class Replication:
             writing, self._writing = self._writing, None
             if writing is not None:
                 writing.addErrback(lambda failure: None)
+
+    async def _read(self) -> list[bytes]:
+        """The next entries; none where it is to stop."""
+        self._reading = reading = Deferred.fromCoroutine(self._tailer.next_batch())
+        try:
+            return await reading
+        except CancelledError:
+            if self._stopping:
+                return []
+            raise
+        finally:
+            self._reading = None
 
     async def _take(self, documents: list[bytes], until: int | None) -> bool:
         """Put entries into batches; whether the end was reached."""

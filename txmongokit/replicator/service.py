@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -69,6 +70,8 @@ _EXPLAINED = (
 # How often progress is logged and the resume file written, in seconds.
 _REPORT_EVERY = 10.0
 _SAVE_EVERY = 1.0
+# How long stopping may take, in seconds.
+_GRACE = 10.0
 # How long a source may take to know again what a majority has, in seconds.
 _PATIENCE = 10
 
@@ -118,6 +121,9 @@ class MongosyncService(Service):
         """
         Finish the batch under way, store the position, close everything.
 
+        What takes longer than ten seconds is given up: the next start finds
+        out from the checkpoint what became of it.
+
         @return: fires when that is done; never fails.
         """
         super().stopService()
@@ -127,6 +133,8 @@ class MongosyncService(Service):
             finished.callback(None)
             return finished
         if self._replication is not None:
+            limit = self._reactor.callLater(_GRACE, running.cancel)
+            self.done.addBoth(_call_off, limit)
             self._replication.stop()
         else:
             running.cancel()
@@ -410,6 +418,12 @@ class MongosyncService(Service):
                     kind={"i": "inserts", "u": "updates", "d": "deletes"}[kind],
                     namespace=namespace,
                 )
+
+
+def _call_off(result: Any, call: IDelayedCall) -> Any:
+    if call.active():
+        call.cancel()
+    return result
 
 
 def _tell(result: Any, waiting: Deferred[None]) -> Any:
