@@ -9,14 +9,15 @@ the connector for connections and never looks into them.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from txmongokit._net.queue import WaitQueue
 from txmongokit.errors import AutoReconnect, WaitQueueTimeoutError
 from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
@@ -53,14 +54,6 @@ class PooledConnection:
         self.info = protocol.info
         self.generation = generation
         self.idle_since = 0.0
-
-
-class _Waiter:
-    __slots__ = ("deferred", "timer")
-
-    def __init__(self, deferred: Deferred[PooledConnection]) -> None:
-        self.deferred = deferred
-        self.timer: IDelayedCall | None = None
 
 
 class Pool:
@@ -103,7 +96,7 @@ class Pool:
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()
         self._pending: set[Deferred[Any]] = set()
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: WaitQueue[PooledConnection] = WaitQueue(reactor)
         self._paused_by: Exception | None = AutoReconnect(
             f"{format_address(address)}: not connected yet"
         )
@@ -157,20 +150,12 @@ class Pool:
         """
         connection = self.try_check_out()
         if connection is not None:
-            ready: Deferred[PooledConnection] = Deferred()
-            ready.callback(connection)
-            return ready
-        waiter = _Waiter(Deferred(lambda _: self._leave(waiter)))
+            return succeed(connection)
         if self._paused_by is not None:
-            waiter.deferred.errback(self._refusal())
-            return waiter.deferred
-        self._waiters.append(waiter)
-        if timeout is not None:
-            waiter.timer = self._reactor.callLater(
-                max(0.0, timeout), self._give_up, waiter, timeout
-            )
+            return fail(self._refusal())
+        waiting = self._waiters.join(timeout, partial(self._too_late, timeout))
         self._fill()
-        return waiter.deferred
+        return waiting
 
     def check_in(self, connection: PooledConnection) -> None:
         """
@@ -215,7 +200,7 @@ class Pool:
             return
         self.generation += 1
         self._paused_by = cause
-        self._reject_waiters()
+        self._waiters.fail_all(self._refusal)
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.protocol.close()
@@ -230,7 +215,7 @@ class Pool:
         """
         self._closed = True
         self._paused_by = AutoReconnect(f"{format_address(self.address)}: the client was closed")
-        self._reject_waiters()
+        self._waiters.fail_all(self._refusal)
         for pending in list(self._pending):
             pending.cancel()
         for connection in (*self._idle, *self._in_use):
@@ -283,13 +268,12 @@ class Pool:
         return AutoReconnect(text if text.startswith(where) else f"{where}: {text}")
 
     def _offer(self, connection: PooledConnection) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            self._stop_timer(waiter)
+        waiting = self._waiters.first()
+        if waiting is None:
+            self._idle.append(connection)
+        else:
             self._in_use.add(connection)
-            waiter.deferred.callback(connection)
-            return
-        self._idle.append(connection)
+            waiting.callback(connection)
 
     def _fill(self) -> None:
         """Establish as many connections as the waiters need and limits allow."""
@@ -329,12 +313,11 @@ class Pool:
                 return
             # The one that has waited longest learns the reason; the others
             # are failed by clear() or tried again.
-            waiter = self._waiters.popleft() if self._waiters else None
+            waiting = self._waiters.first()
             # Told after the topology, for it may try again at once.
             self._failed(error, generation)
-            if waiter is not None:
-                self._stop_timer(waiter)
-                waiter.deferred.errback(failure)
+            if waiting is not None:
+                waiting.errback(failure)
             self._fill()
 
         attempt.addCallbacks(made, failed)
@@ -348,32 +331,10 @@ class Pool:
             return
         self._fill()
 
-    def _stop_timer(self, waiter: _Waiter) -> None:
-        timer, waiter.timer = waiter.timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-
-    def _leave(self, waiter: _Waiter) -> None:
-        self._stop_timer(waiter)
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            pass
-
-    def _give_up(self, waiter: _Waiter, timeout: float) -> None:
-        waiter.timer = None
-        self._leave(waiter)
+    def _too_late(self, timeout: float | None) -> WaitQueueTimeoutError:
         counts = self.statistics()
-        waiter.deferred.errback(
-            WaitQueueTimeoutError(
-                f"{format_address(self.address)}: no connection was free within {timeout:g} s "
-                f"({counts.in_use} in use, {counts.pending} being made, limit "
-                f"{self._max_size or 'none'}): raise maxPoolSize or waitQueueTimeoutMS"
-            )
+        return WaitQueueTimeoutError(
+            f"{format_address(self.address)}: no connection was free within {timeout:g} s "
+            f"({counts.in_use} in use, {counts.pending} being made, limit "
+            f"{self._max_size or 'none'}): raise maxPoolSize or waitQueueTimeoutMS"
         )
-
-    def _reject_waiters(self) -> None:
-        waiters, self._waiters = self._waiters, deque()
-        for waiter in waiters:
-            self._stop_timer(waiter)
-            waiter.deferred.errback(self._refusal())

@@ -9,21 +9,22 @@ through the pure functions of L{txmongokit._sansio.sdam}.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 from pymongo.server_type import SERVER_TYPE
 from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from txmongokit._net.connector import Connector
 from txmongokit._net.monitor import Monitor
 from txmongokit._net.pool import Pool
+from txmongokit._net.queue import WaitQueue
 from txmongokit._sansio.sdam import (
     error_effect,
     initial_description,
@@ -62,14 +63,11 @@ class Server:
         self.monitor = monitor
 
 
-class _Waiter:
-    __slots__ = ("deferred", "read_preference", "timer", "writable")
+class _Wish(NamedTuple):
+    """What a server is to be selected for."""
 
-    def __init__(self, deferred: Deferred[Server], writable: bool, read_preference: Any) -> None:
-        self.deferred = deferred
-        self.writable = writable
-        self.read_preference = read_preference
-        self.timer: IDelayedCall | None = None
+    writable: bool
+    read_preference: Any
 
 
 class Topology:
@@ -90,7 +88,7 @@ class Topology:
         self._connector = connector
         self._random = random
         self._servers: dict[Address, Server] = {}
-        self._waiters: list[_Waiter] = []
+        self._waiters: WaitQueue[Server] = WaitQueue(reactor)
         self._primary: Server | None = None
         self._single_secondary = False
         self._upkeep: LoopingCall | None = None
@@ -122,10 +120,7 @@ class Topology:
         self._closed = True
         if self._upkeep is not None and self._upkeep.running:
             self._upkeep.stop()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            self._stop_timer(waiter)
-            waiter.deferred.errback(AutoReconnect("the client was closed"))
+        self._waiters.fail_all(lambda: AutoReconnect("the client was closed"))
         servers, self._servers = self._servers, {}
         self._primary = None
         for server in servers.values():
@@ -188,16 +183,14 @@ class Topology:
         @return: fails with L{ServerSelectionTimeoutError}, which says what
             is known of each server.  Cancelling leaves the queue.
         """
-        waiter = _Waiter(Deferred(lambda _: self._leave(waiter)), writable, read_preference)
         server = self.select_now(writable, read_preference)
         if server is not None:
-            waiter.deferred.callback(server)
-            return waiter.deferred
-        self._waiters.append(waiter)
-        waiter.timer = self._reactor.callLater(max(0.0, timeout), self._give_up, waiter, timeout)
+            return succeed(server)
+        wish = _Wish(writable, read_preference)
+        waiting = self._waiters.join(timeout, partial(self._too_late, wish, timeout), wish)
         for each in self._servers.values():
             each.monitor.request_check()
-        return waiter.deferred
+        return waiting
 
     @property
     def single_secondary(self) -> bool:
@@ -209,27 +202,12 @@ class Topology:
     def _operation_count(self, address: Address) -> int:
         return self._servers[address].pool.operation_count
 
-    def _stop_timer(self, waiter: _Waiter) -> None:
-        timer, waiter.timer = waiter.timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-
-    def _leave(self, waiter: _Waiter) -> None:
-        self._stop_timer(waiter)
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-
-    def _give_up(self, waiter: _Waiter, timeout: float) -> None:
-        waiter.timer = None
-        self._leave(waiter)
-        what = "a writable server" if waiter.writable else f"a server for {waiter.read_preference}"
-        if waiter.writable or waiter.read_preference == _PRIMARY:
+    def _too_late(self, wish: _Wish, timeout: float) -> ServerSelectionTimeoutError:
+        what = f"a server for {wish.read_preference}"
+        if wish.writable or wish.read_preference == _PRIMARY:
             what = "a primary"
-        waiter.deferred.errback(
-            ServerSelectionTimeoutError(
-                f"no answer from {what} within {timeout:g} s: "
-                f"{selection_error(self.description, what)}"
-            )
+        return ServerSelectionTimeoutError(
+            f"no answer from {what} within {timeout:g} s: {selection_error(self.description, what)}"
         )
 
     # What monitors and operations tell.
@@ -315,18 +293,15 @@ class Topology:
         self._primary = self._servers.get(candidates[0].address) if len(candidates) == 1 else None
 
     def _serve(self) -> None:
-        for waiter in list(self._waiters):
-            if waiter not in self._waiters:
-                continue
+        for waiting in self._waiters:
             try:
-                server = self.select_now(waiter.writable, waiter.read_preference)
+                server = self.select_now(*waiting.wants)
             except PyMongoError:
-                self._leave(waiter)
-                waiter.deferred.errback()
+                if self._waiters.leave(waiting):
+                    waiting.deferred.errback()
                 continue
-            if server is not None:
-                self._leave(waiter)
-                waiter.deferred.callback(server)
+            if server is not None and self._waiters.leave(waiting):
+                waiting.deferred.callback(server)
 
     def _match_servers(self) -> None:
         """Have exactly one L{Server} for each address in the description."""
