@@ -6,58 +6,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import bson
-from bson import Int64, Timestamp
-from bson.binary import Binary
+from bson.int64 import Int64
+from bson.timestamp import Timestamp
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit.replicator.entries import UnsupportedEntry, parse_entry
+from tests.replicator.test_entries import LSID, entry
+from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry, parse_entry
 from txmongokit.replicator.transactions import source_transaction
 
-NONE = {"ts": Timestamp(0, 0), "t": Int64(-1)}
+
+def part(at: int, o: dict[str, Any], previous: int | None = None, **more: Any) -> bytes:
+    """A command entry at increment C{at}, in a chain unless C{previous} is C{None}."""
+    if previous is not None:
+        before = {
+            "ts": Timestamp(100, previous) if previous else Timestamp(0, 0),
+            "t": Int64(5 if previous else -1),
+        }
+        more = {"lsid": LSID, "txnNumber": Int64(9), "prevOpTime": before, **more}
+    return entry("c", o, ns="admin.$cmd", ts=Timestamp(100, at), **more)
 
 
-def optime(second: int) -> dict[str, Any]:
-    """Where the entry at a second is."""
-    return {"ts": Timestamp(second, 1), "t": Int64(1)}
+def inserts(*identifiers: int) -> list[dict[str, Any]]:
+    """Operations of an applyOps."""
+    return [{"op": "i", "ns": "db.c", "o": {"_id": each}} for each in identifiers]
 
 
-class Oplog:
-    """Entries by their positions."""
+class Stored(dict[int, bytes]):
+    """An oplog to walk back in; remembers what was asked for."""
 
-    def __init__(self) -> None:
-        self.entries: dict[int, bytes] = {}
+    def __init__(self, *raws: bytes) -> None:
+        super().__init__({parse_entry(raw).ts: raw for raw in raws})
         self.asked: list[int] = []
 
-    def add(self, second: int, o: dict[str, Any], previous: Any = NONE, **fields: Any) -> bytes:
-        """Put in one entry of the session's transaction."""
-        raw = bson.encode(
-            {
-                "lsid": {"id": Binary(b"s" * 16, 4), "uid": b"u" * 32},
-                "txnNumber": Int64(7),
-                "op": "c",
-                "ns": "admin.$cmd",
-                "o": o,
-                "ts": Timestamp(second, 1),
-                "t": Int64(1),
-                "v": Int64(2),
-                "prevOpTime": previous,
-                **fields,
-            }
-        )
-        self.entries[second << 32 | 1] = raw
-        return raw
-
-    async def at(self, position: int) -> bytes | None:
-        """What is asked for."""
-        self.asked.append(position >> 32)
-        return self.entries.get(position)
-
-
-def inserts(*numbers: int) -> list[dict[str, Any]]:
-    """Operations within an applyOps."""
-    return [{"op": "i", "ns": "app.users", "o": {"_id": number}} for number in numbers]
+    async def entry_at(self, position: int) -> bytes | None:
+        """One entry."""
+        self.asked.append(position & 0xFFFFFFFF)
+        return self.get(position)
 
 
 class SourceTransactionTests(SynchronousTestCase):
@@ -65,63 +50,76 @@ class SourceTransactionTests(SynchronousTestCase):
     What becomes visible with an entry.
     """
 
-    def setUp(self) -> None:
-        """An empty oplog."""
-        self.oplog = Oplog()
+    def of(self, raw: bytes, stored: Stored | None = None) -> Deferred[list[OplogEntry] | None]:
+        """The operations that end with an entry."""
+        oplog = Stored() if stored is None else stored
+        return Deferred.fromCoroutine(source_transaction(parse_entry(raw), oplog.entry_at))
 
-    def visible(self, raw: bytes) -> list[int] | None:
-        """The C{_id}s of the operations, or C{None}."""
-        found = self.successResultOf(
-            Deferred.fromCoroutine(source_transaction(parse_entry(raw), self.oplog.at))
-        )
-        if found is None:
-            return None
-        return [bson.decode(operation.o)["_id"] for operation in found]
+    def identifiers(self, raw: bytes, stored: Stored | None = None) -> list[Any]:
+        """What the operations insert, in their order."""
+        operations = self.successResultOf(self.of(raw, stored))
+        assert operations is not None
+        return [each.o[9] for each in operations]
 
-    def test_one_entry(self) -> None:
-        """A small transaction is one entry."""
-        self.assertEqual(self.visible(self.oplog.add(1, {"applyOps": inserts(1, 2)})), [1, 2])
-        self.assertEqual(self.oplog.asked, [])
+    def test_other_command(self) -> None:
+        """A command that is no applyOps is no transaction."""
+        self.assertIsNone(self.successResultOf(self.of(part(1, {"create": "c"}))))
+
+    def test_single(self) -> None:
+        """One applyOps is a whole transaction, for which nothing is fetched."""
+        stored = Stored()
+        self.assertEqual(self.identifiers(part(1, {"applyOps": inserts(1, 2)}, 0), stored), [1, 2])
+        self.assertEqual(self.identifiers(part(1, {"applyOps": inserts(3)}), stored), [3])
+        self.assertEqual(stored.asked, [])
 
     def test_chain(self) -> None:
-        """A large one is visible with its last entry, in the order of its parts."""
-        first = self.oplog.add(1, {"applyOps": inserts(1, 2), "partialTxn": True})
-        second = self.oplog.add(2, {"applyOps": inserts(3), "partialTxn": True}, optime(1))
-        last = self.oplog.add(4, {"applyOps": inserts(4), "count": Int64(4)}, optime(2))
-        self.assertEqual(self.visible(first), [])
-        self.assertEqual(self.visible(second), [])
-        self.assertEqual(self.visible(last), [1, 2, 3, 4])
+        """Parts wait for the last, which gives all of them in their order."""
+        first = part(1, {"applyOps": inserts(1, 2), "partialTxn": True}, 0)
+        second = part(2, {"applyOps": inserts(3), "partialTxn": True}, 1)
+        last = part(3, {"applyOps": inserts(4), "count": Int64(4)}, 2)
+        stored = Stored(first, second)
+        self.assertEqual(self.identifiers(first, stored), [])
+        self.assertEqual(self.identifiers(second, stored), [])
+        self.assertEqual(stored.asked, [])
+        self.assertEqual(self.identifiers(last, stored), [1, 2, 3, 4])
+        self.assertEqual(stored.asked, [2, 1])
 
     def test_prepared(self) -> None:
-        """A prepared one is visible with its commit."""
-        self.oplog.add(1, {"applyOps": inserts(1), "partialTxn": True})
-        prepared = self.oplog.add(2, {"applyOps": inserts(2), "prepare": True}, optime(1))
-        commit = self.oplog.add(
-            5, {"commitTransaction": 1, "commitTimestamp": Timestamp(4, 1)}, optime(2)
-        )
-        self.assertEqual(self.visible(prepared), [])
-        self.assertEqual(self.visible(commit), [1, 2])
+        """What was prepared becomes visible with the commit, not before."""
+        first = part(1, {"applyOps": inserts(1), "partialTxn": True}, 0)
+        prepare = part(2, {"applyOps": inserts(2), "prepare": True}, 1)
+        stored = Stored(first, prepare)
+        self.assertEqual(self.identifiers(prepare, stored), [])
+        commit = part(4, {"commitTransaction": 1, "commitTimestamp": Timestamp(100, 3)}, 2)
+        self.assertEqual(self.identifiers(commit, stored), [1, 2])
 
-    def test_given_up(self) -> None:
-        """One that is aborted never is."""
-        self.oplog.add(1, {"applyOps": inserts(1), "prepare": True})
-        self.assertEqual(self.visible(self.oplog.add(2, {"abortTransaction": 1}, optime(1))), [])
+    def test_abort(self) -> None:
+        """An abort makes nothing visible, and fetches nothing."""
+        stored = Stored(part(1, {"applyOps": inserts(1), "prepare": True}, 0))
+        self.assertEqual(self.identifiers(part(2, {"abortTransaction": 1}, 1), stored), [])
+        self.assertEqual(stored.asked, [])
 
-    def test_no_transaction(self) -> None:
-        """A batch that is none (8.0) does not reach back to what came before it."""
-        self.oplog.add(1, {"applyOps": inserts(1)})
-        batch = self.oplog.add(2, {"applyOps": inserts(2)}, optime(1), multiOpType=1)
-        self.assertEqual(self.visible(batch), [2])
+    def test_separate_operations(self) -> None:
+        """A batch of retryable inserts stands for itself, whatever came before it."""
+        stored = Stored(part(1, {"applyOps": inserts(1)}, 0, multiOpType=1))
+        last = part(2, {"applyOps": inserts(2)}, 1, multiOpType=1)
+        self.assertEqual(self.identifiers(last, stored), [2])
+        self.assertEqual(stored.asked, [])
 
-    def test_other_commands(self) -> None:
-        """Other commands are left to others."""
-        self.assertIsNone(self.visible(self.oplog.add(1, {"drop": "users"})))
+    def test_part_missing(self) -> None:
+        """A part that was overwritten is an error that says what to do."""
+        last = part(3, {"applyOps": inserts(4)}, 2)
+        error = self.failureResultOf(self.of(last), UnsupportedEntry).value
+        self.assertIn("copy the data anew", str(error))
 
-    def test_gap(self) -> None:
-        """A part that is overwritten cannot be left out."""
-        last = self.oplog.add(4, {"applyOps": inserts(4), "count": Int64(4)}, optime(2))
-        error = self.failureResultOf(
-            Deferred.fromCoroutine(source_transaction(parse_entry(last), self.oplog.at)),
-            UnsupportedEntry,
-        ).value
-        self.assertIn("larger oplog", str(error))
+    def test_too_large(self) -> None:
+        """So is a transaction of more than 256 MiB, before it is taken apart."""
+
+        async def entry_at(position: int) -> bytes:
+            # Never touched, so no memory is used for it.
+            return bytes((256 << 20) + 1)
+
+        last = parse_entry(part(3, {"applyOps": inserts(4)}, 1))
+        waiting = Deferred.fromCoroutine(source_transaction(last, entry_at))
+        error = self.failureResultOf(waiting, UnsupportedEntry).value
+        self.assertIn("256 MiB", str(error))

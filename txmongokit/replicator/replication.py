@@ -154,13 +154,16 @@ class Replication:
             self.progress.skipped += 1
         elif ".system." in entry.ns and self._schema.handles(entry.ns):
             await self._change_schema(entry)
-        elif ".system.buckets." in entry.ns:
+        else:
+            self._batch.add(self._operation(entry, destination))
+
+    def _operation(self, entry: OplogEntry, destination: str) -> Operation:
+        if ".system.buckets." in entry.ns:
             raise UnsupportedEntry(
                 f"{entry.ns} belongs to a time-series collection, which this version does not "
                 "replicate: exclude it with -x"
             )
-        else:
-            self._batch.add(Operation.from_entry(entry, destination, self._dialect))
+        return Operation.from_entry(entry, destination, self._dialect)
 
     async def _take_command(self, entry: OplogEntry) -> None:
         operations = await source_transaction(entry, self._tailer.entry_at)
@@ -182,7 +185,7 @@ class Replication:
             if destination is None:
                 self.progress.skipped += 1
             else:
-                selected.append(Operation.from_entry(each, destination, self._dialect))
+                selected.append(self._operation(each, destination))
         self._batch.add_all(selected)
 
     async def _change_schema(self, entry: OplogEntry) -> None:
@@ -210,6 +213,9 @@ class Replication:
         """
         batch = self._batch
         if not batch.position:
+            if self._writing is not None and self._writing.called:
+                # What went wrong is told now, not with the next entry.
+                await self._written()
             return
         now = self._reactor.seconds()
         if not batch.count and not whole and now - self._last_advance < _IDLE_ADVANCE:

@@ -150,7 +150,10 @@ class MongosyncService(Service):
 
     async def _run(self) -> None:
         try:
-            await self._replicate()
+            try:
+                await self._replicate()
+            finally:
+                await self._close()
         except (ReplicationFailed, CancelledError):
             raise
         except _EXPLAINED as error:
@@ -161,20 +164,20 @@ class MongosyncService(Service):
             ) from error
         except PyMongoError as error:
             raise ReplicationFailed(str(error)) from error
-        finally:
-            await self._close()
 
     async def _close(self) -> None:
         if self._reporter is not None and self._reporter.running:
             self._reporter.stop()
         replication = self._replication
-        if replication is not None:
-            if replication.checkpoint.applied:
-                self._save(replication.checkpoint.position, at_once=True)
-            self._report()
-        for pool in (self._source, self._destination):
-            if pool is not None:
-                await pool.disconnect()
+        try:
+            if replication is not None:
+                self._report()
+                if replication.checkpoint.applied:
+                    self._save(replication.checkpoint.position, at_once=True)
+        finally:
+            for pool in (self._source, self._destination):
+                if pool is not None:
+                    await pool.disconnect()
 
     # Starting.
 

@@ -24,7 +24,7 @@ from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.statements import Operation
-from txmongokit.replicator.writers import ApplyError, refusal
+from txmongokit.replicator.writers import ApplyError, pieces, refusal
 
 __all__ = ["ApplyOpsWriter", "RepeatingWriter"]
 
@@ -67,13 +67,15 @@ class ApplyOpsWriter:
         operations = list(batch.operations())
         count = len(operations)
         missing = 0
+        made = False
         while True:
             following = current.advanced(batch.position, batch.term, count=count, missing=missing)
             try:
                 await self._apply(operations, current, following)
                 return following
             except OperationFailure as error:
-                if error.code == _NAMESPACE_NOT_FOUND:
+                if error.code == _NAMESPACE_NOT_FOUND and not made:
+                    made = True
                     await self._make_collections(batch.namespaces)
                 elif error.code == _DOCUMENT_MISSING:
                     if batch.position > current.window_end:
@@ -218,14 +220,16 @@ class RepeatingWriter:
         try:
             for group in batch.groups(lambda namespace: True):
                 database, _, name = group.namespace.partition(".")
-                reply = await self._pool[database][name].raw_write(
-                    group.kind,
-                    group.statements,
-                    ordered=True,
-                    bypass_document_validation=True if group.kind == "update" else None,
-                )
-                if group.kind == "update":
-                    missing += len(group.statements) - int(reply["n"])
+                collection = self._pool[database][name]
+                for piece in pieces(group.statements):
+                    reply = await collection.raw_write(
+                        group.kind,
+                        piece,
+                        ordered=True,
+                        bypass_document_validation=True if group.kind == "update" else None,
+                    )
+                    if group.kind == "update":
+                        missing += len(piece) - int(reply["n"])
         except OperationFailure as error:
             if is_passing(error):
                 raise

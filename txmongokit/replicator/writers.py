@@ -24,6 +24,7 @@ __all__ = [
     "BatchWriter",
     "CountingWriter",
     "TransactionWriter",
+    "pieces",
     "refusal",
     "without_documents",
 ]
@@ -33,6 +34,8 @@ _DUPLICATE_KEY = 11000
 _UPSERTING_BATCHES = 50
 # A message may have 48 MB; statements are sent in pieces well below that.
 _PIECE = 32 * 1024 * 1024
+# maxWriteBatchSize of every server since 3.6.
+_PIECE_STATEMENTS = 100_000
 
 
 class ApplyError(Exception):
@@ -55,16 +58,21 @@ class BatchWriter(Protocol):
         """
 
 
-def _pieces(statements: list[bytes]) -> list[list[bytes]]:
-    pieces: list[list[bytes]] = [[]]
+def pieces(statements: list[bytes]) -> list[list[bytes]]:
+    """
+    Statements in their order, in as many lists as a server needs to take
+    each in one message.
+    """
+    found: list[list[bytes]] = [[]]
     size = 0
     for statement in statements:
-        if size + len(statement) > _PIECE and pieces[-1]:
-            pieces.append([])
+        full = size + len(statement) > _PIECE or len(found[-1]) >= _PIECE_STATEMENTS
+        if full and found[-1]:
+            found.append([])
             size = 0
-        pieces[-1].append(statement)
+        found[-1].append(statement)
         size += len(statement)
-    return pieces
+    return found
 
 
 class TransactionWriter:
@@ -169,7 +177,7 @@ class TransactionWriter:
     async def _write_group(self, group: WriteGroup, tolerant: bool) -> int:
         collection = self._collection(group.namespace)
         missing = 0
-        for piece in _pieces(group.statements):
+        for piece in pieces(group.statements):
             reply = await collection.raw_write(
                 group.kind,
                 piece,
@@ -205,9 +213,11 @@ def without_documents(error: OperationFailure) -> str:
     An error's text without what it shows of keys and documents.
     """
     text = str(error)
-    for marker in (", full error", " dup key", ": {"):
+    # "in element {...}", "changed from {...}": a brace begins a document
+    # wherever it stands.
+    for marker in (", full error", " dup key", "{"):
         text = text.split(marker, maxsplit=1)[0]
-    return text[:300]
+    return text.rstrip(" :(")[:300]
 
 
 def refusal(error: OperationFailure) -> str:
