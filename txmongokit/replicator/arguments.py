@@ -413,18 +413,20 @@ class Options(usage.Options):
         """
         Read the part of the command line behind C{mongosync}.
 
-        @raise usage.UsageError: it cannot be used.
-        @raise SystemExit: C{--help} or C{--version} was given.
+        @raise SystemExit: it cannot be used, with the status 1 and the reason
+            on standard error; or C{--help} or C{--version} was given.
         """
         argv = sys.argv[1:] if options is None else options
         try:
             self.arguments = parse(argv, _TWISTD)
         except ArgumentsError as error:
-            raise usage.UsageError(str(error)) from None
+            # Not as a UsageError: some releases of twistd end well after one.
+            print(f"{self.getUsage()}\n{_TWISTD}: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
 
     def getUsage(self, width: int | None = None) -> str:
         """
-        What C{twistd} prints above the sentence about a wrong argument: the
+        What is printed above the sentence about a wrong argument: the
         options in short, so that the sentence is not lost below.
         """
         return _parser(_TWISTD).format_usage()
