@@ -162,9 +162,7 @@ class StoreTests(SynchronousTestCase):
         following = CURRENT.advanced(AT + 1, 5)
         pool = FakePool(AutoReconnect("gone"), stored(following))
         clock = Clock()
-        advancing = Deferred.fromCoroutine(
-            store(pool).advance(CURRENT, following, Patience(clock))
-        )
+        advancing = Deferred.fromCoroutine(store(pool).advance(CURRENT, following, Patience(clock)))
         self.assertNoResult(advancing)
         clock.advance(0.05)
         self.successResultOf(advancing)

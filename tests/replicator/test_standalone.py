@@ -79,9 +79,7 @@ class ApplyOpsWriterTests(SynchronousTestCase):
         for kind, identifier in (("u", 1), ("u", 2), ("i", 3), ("u", 3), ("u", 1)):
             what.add(operation(kind, identifier))
         what.reach(CURRENT.window_end, 6)
-        writing = self.write(
-            what, MISSING, cursor_reply([]), cursor_reply([{"_id": 2}]), {"ok": 1}
-        )
+        writing = self.write(what, MISSING, cursor_reply([]), cursor_reply([{"_id": 2}]), {"ok": 1})
         following = self.successResultOf(writing)
         self.assertEqual(following.missing, CURRENT.missing + 2)
         self.assertEqual(following.count, CURRENT.count + 5)
@@ -160,9 +158,7 @@ class RepeatingWriterTests(SynchronousTestCase):
         writing = self.write(batch("d", "i"), OK, AutoReconnect("gone"), OK, OK, OK)
         self.clock.advance(0.05)
         self.successResultOf(writing)
-        self.assertEqual(
-            self.runner.names[2:], ["delete", "update", "delete", "update", "update"]
-        )
+        self.assertEqual(self.runner.names[2:], ["delete", "update", "delete", "update", "update"])
 
     def test_refused(self) -> None:
         """What the server refuses is the end, with the checkpoint where it was."""

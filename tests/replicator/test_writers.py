@@ -283,7 +283,5 @@ class CountingTests(SynchronousTestCase):
         """Operations are counted by collection and kind; the checkpoint moves."""
         writer = CountingWriter()
         writing = Deferred.fromCoroutine(writer.write(batch("i", "u", "u"), CURRENT))
-        self.assertEqual(
-            self.successResultOf(writing), CURRENT.advanced(BEYOND, 6, count=3)
-        )
+        self.assertEqual(self.successResultOf(writing), CURRENT.advanced(BEYOND, 6, count=3))
         self.assertEqual(writer.counts, {("db.c", "i"): 1, ("db.c", "u"): 2})
