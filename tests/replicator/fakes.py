@@ -47,3 +47,10 @@ class FakePool:
 def refused(code: int, message: str = "no", *labels: str) -> OperationFailure:
     """What a server answers to a command that it does not take."""
     return OperationFailure(message, code, {"code": code, "errorLabels": list(labels)})
+
+
+def fake_pool(*replies: Any) -> Any:
+    """
+    A L{FakePool}, for what wants a client.
+    """
+    return FakePool(*replies)

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
-from tests.replicator.fakes import FakePool, refused
+from tests.replicator.fakes import fake_pool, refused
 from txmongokit.errors import OperationFailure
 from txmongokit.replicator.catalog import Catalog
 
@@ -32,7 +32,7 @@ class CatalogTests(SynchronousTestCase):
 
     def learned(self, *replies: Any) -> Catalog:
         """A catalog that has looked up C{db.c}."""
-        self.pool: Any = FakePool(*replies)
+        self.pool = fake_pool(*replies)
         catalog = Catalog(self.pool)
         self.successResultOf(Deferred.fromCoroutine(catalog.learn(["db.c"])))
         return catalog
@@ -65,7 +65,7 @@ class CatalogTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """Not being allowed to know is an error."""
-        pool: Any = FakePool(collection(), refused(13))
+        pool = fake_pool(collection(), refused(13))
         learning = Deferred.fromCoroutine(Catalog(pool).learn(["db.c"]))
         self.failureResultOf(learning, OperationFailure)
 

@@ -1,304 +1,321 @@
 """
-Tests for L{txmongokit.replicator.replication}.
+Tests for L{txmongokit.replicator.replication}, with everything around it made
+up: what is read, what is written, in which order.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import bson
-from bson.timestamp import Timestamp
+from bson import Int64, Timestamp
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.replicator.test_entries import entry
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.checkpoint import Checkpoint
-from txmongokit.replicator.ddl import DDL
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
 from txmongokit.replicator.replication import Replication
+from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.statements import Dialect
+from txmongokit.replicator.tailer import OplogGap, Tailer
 from txmongokit.replicator.writers import ApplyError
 
-SECOND = 100 << 32
+
+def entry(second: int, op: str = "i", ns: str = "app.users", **fields: Any) -> bytes:
+    """An oplog entry at a second."""
+    o = fields.pop("o", {"_id": second})
+    return bson.encode(
+        {"op": op, "ns": ns, "o": o, "ts": Timestamp(second, 1), "t": Int64(1), "v": Int64(2)}
+        | fields
+    )
 
 
-def insert(at: int, ns: str = "db.c") -> bytes:
-    """An insert at an increment, which is its C{_id} as well."""
-    return entry("i", {"_id": at}, ns=ns, ts=Timestamp(100, at))
-
-
-def command(at: int, o: dict[str, Any], ns: str = "db.$cmd") -> bytes:
-    """A command at an increment."""
-    return entry("c", o, ns=ns, ts=Timestamp(100, at))
+def at(second: int) -> int:
+    """The position of the entry at a second."""
+    return second << 32 | 1
 
 
 class FakeTailer:
-    """
-    Gives batches from a list, then waits until L{more} is called.
+    """Entries as they are put in."""
 
-    @ivar ready: whether there are more at once.
-    """
-
-    def __init__(self, *batches: list[bytes]) -> None:
-        self.batches = deque(batches)
-        self.read_up_to = SECOND
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.waiting: Deferred[None] | None = None
+        self.read_up_to = 0
         self.stopped = False
-        self.reads = 0
-        self.waiting: Deferred[list[bytes]] | None = None
+        self.known: dict[int, bytes] = {}
 
     @property
     def ready(self) -> bool:
-        """Whether there are entries at once."""
+        """Whether there is more."""
         return bool(self.batches)
 
     async def next_batch(self) -> list[bytes]:
-        """The next list."""
-        self.reads += 1
-        if self.batches:
-            return self.batches.popleft()
-        self.waiting = Deferred()
-        return await self.waiting
+        """The next ones, when they are there."""
+        if not self.batches:
+            self.waiting = Deferred()
+            await self.waiting
+        return self.batches.pop(0)
 
-    def more(self, *documents: bytes) -> None:
-        """What L{next_batch} is waiting for."""
+    def put(self, *entries: bytes) -> None:
+        """Let some come in."""
+        self.batches.append(list(entries))
         waiting, self.waiting = self.waiting, None
-        assert waiting is not None
-        waiting.callback(list(documents))
+        if waiting is not None:
+            waiting.callback(None)
 
     async def entry_at(self, position: int) -> bytes | None:
-        """Nothing is there."""
-        return None
+        """One entry."""
+        return self.known.get(position)
 
     def stop(self) -> None:
-        """Remembered."""
+        """Told that nothing more is wanted."""
         self.stopped = True
 
 
-class Log:
-    """
-    A writer and a schema in one, so that the order of what they do is seen.
+class FakeWriter:
+    """What is written, and when it is done."""
 
-    @ivar done: what was done: increments of a batch's inserts, or C{ddl}.
-    @ivar gate: what writes wait for.
-    """
-
-    def __init__(self) -> None:
-        self.done: list[Any] = []
-        self.positions: list[int] = []
-        self.gate: Deferred[None] | None = None
-        self.writing = 0
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+        self.hold: list[Deferred[None]] = []
+        self.holding = False
 
     async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
-        """Remember a batch."""
-        assert not self.writing, "two batches at a time"
-        self.writing += 1
-        if self.gate is not None:
-            await self.gate
-        self.writing -= 1
-        self.done.append([bson.decode(each.document)["_id"] for each in batch.operations()])
-        self.positions.append(batch.position & 0xFFFFFFFF)
+        """Note a batch, and wait where that is asked for."""
+        self.log.append(("batch", batch.count, batch.position >> 32))
+        if self.holding:
+            self.hold.append(Deferred())
+            await self.hold[-1]
         return current.advanced(batch.position, batch.term, count=batch.count)
 
+
+class FakeSchema:
+    """Changes of the schema, noted."""
+
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+
     def handles(self, namespace: str) -> bool:
-        """Views."""
+        """Only views."""
         return namespace.endswith(".system.views")
 
-    def plan(self, entry: OplogEntry) -> DDL | None:
-        """Every command but one is a change."""
-        if entry.op == "c" and "ignored" in bson.decode(entry.o):
-            return None
-        return DDL(("db.c",), "db", {"create": "c"})
+    def plan(self, entry: OplogEntry) -> str | None:
+        """The command's name, or nothing for one called so."""
+        return None if entry.command == "nothing" else entry.command or "view"
 
-    async def execute(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> Checkpoint:
-        """Remember a change."""
-        self.done.append(("execute", entry.ts & 0xFFFFFFFF))
+    async def execute(self, change: str, entry: OplogEntry, current: Checkpoint) -> Checkpoint:
+        """Note it."""
+        self.log.append((change, entry.ts >> 32, current.position >> 32))
         return current.advanced(entry.ts, entry.term, count=1)
 
-    async def prepare(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> None:
-        """Remember a change that is part of a transaction."""
-        self.done.append(("prepare", entry.ts & 0xFFFFFFFF))
+    async def prepare(self, change: str, entry: OplogEntry, current: Checkpoint) -> None:
+        """Note it."""
+        self.log.append(("prepare", change))
 
 
 class ReplicationTests(SynchronousTestCase):
     """
-    What is written, in which batches and when.
+    From entries to batches.
     """
 
-    def replication(self, *batches: list[bytes], window_end: int = 0) -> Replication:
-        """A replication of these entries, from increment 0."""
+    def setUp(self) -> None:
+        """A replication that follows."""
         self.clock = Clock()
-        self.tailer: Any = FakeTailer(*batches)
-        self.log: Any = Log()
+        self.log: list[Any] = []
         self.saved: list[int] = []
+        self.tailer = FakeTailer()
+        self.writer = FakeWriter(self.log)
+        self.replication = self.new()
+
+    def new(self, window_end: int = 0) -> Replication:
+        """One that starts at the beginning."""
         return Replication(
             self.clock,
-            self.tailer,
-            self.log,
-            self.log,
-            Selection(exclude=["other"]),
+            cast(Tailer, self.tailer),
+            self.writer,
+            cast(SchemaWriter, FakeSchema(self.log)),
+            Selection([], ["app.log"]),
             Dialect(),
-            Checkpoint(seq=1, position=SECOND, term=5, window_end=window_end),
-            saved=lambda checkpoint: self.saved.append(checkpoint.position & 0xFFFFFFFF),
+            Checkpoint(0, 0, 1, window_end=window_end),
+            saved=lambda checkpoint: self.saved.append(checkpoint.position >> 32),
         )
 
-    def run_until(self, replication: Replication, until: int | None) -> Deferred[None]:
-        """Run to an increment."""
-        end = None if until is None else SECOND | until
-        return Deferred.fromCoroutine(replication.run(end))
+    def run_until(self, second: int | None = None) -> Deferred[None]:
+        """Start it."""
+        until = None if second is None else at(second)
+        return Deferred.fromCoroutine(self.replication.run(until))
 
-    def test_all_at_once(self) -> None:
-        """While more is there, it goes into the same batch."""
-        replication = self.replication([insert(1)], [insert(2), insert(3)])
-        self.successResultOf(self.run_until(replication, 3))
-        self.assertEqual(self.log.done, [[1, 2, 3]])
-        self.assertEqual(self.saved, [3])
-        self.assertEqual(replication.progress.applied, 3)
-        self.assertEqual(replication.progress.position, SECOND | 3)
+    def test_batches(self) -> None:
+        """What comes together is written together, and the position moves with it."""
+        running = self.run_until()
+        self.tailer.put(entry(1), entry(2), entry(3))
+        self.assertEqual(self.log, [("batch", 3, 3)])
+        self.tailer.put(entry(4))
+        self.assertEqual(self.log[1:], [("batch", 1, 4)])
+        self.assertEqual(self.saved, [3, 4])
+        self.assertEqual(self.replication.progress.applied, 4)
+        self.assertNoResult(running)
+
+    def test_end(self) -> None:
+        """One pass ends at its last entry, whatever comes behind it."""
+        running = self.run_until(2)
+        self.tailer.put(entry(1), entry(2), entry(3))
+        self.successResultOf(running)
+        self.assertEqual(self.log, [("batch", 2, 2)])
         self.assertTrue(self.tailer.stopped)
-        self.assertFalse(replication.running)
 
-    def test_until(self) -> None:
-        """What comes after the end is not written."""
-        replication = self.replication([insert(1), insert(2), insert(4)])
-        self.successResultOf(self.run_until(replication, 3))
-        self.assertEqual(self.log.done, [[1, 2]])
-        self.assertEqual(replication.checkpoint.position, SECOND | 2)
-
-    def test_nothing_left(self) -> None:
-        """Where the end was reached before, nothing is read."""
-        self.successResultOf(self.run_until(self.replication([insert(1)]), 0))
-        self.assertEqual((self.tailer.reads, self.log.done), (0, []))
-
-    def test_window(self) -> None:
-        """A batch lies on one side of the window's end."""
-        replication = self.replication(
-            [insert(1), insert(2), insert(3), insert(4)], window_end=SECOND | 2
-        )
-        self.successResultOf(self.run_until(replication, 4))
-        self.assertEqual(self.log.done, [[1, 2], [3, 4]])
-
-    def test_change(self) -> None:
-        """All before a change is written before it, all after it later."""
-        replication = self.replication([insert(1), command(2, {"create": "c"}), insert(3)])
-        self.successResultOf(self.run_until(replication, 3))
-        self.assertEqual(self.log.done, [[1], ("execute", 2), [3]])
-        self.assertEqual(self.saved, [1, 2, 3])
-        self.assertEqual(replication.progress.commands, 1)
-        self.assertEqual(replication.checkpoint.seq, 4)
-
-    def test_change_waits(self) -> None:
-        """A change waits for the batch that is being written."""
-        replication = self.replication([insert(1), command(2, {"create": "c"})])
-        self.log.gate = Deferred()
-        running = self.run_until(replication, 2)
-        self.assertEqual(self.log.done, [])
-        self.log.gate.callback(None)
-        self.successResultOf(running)
-        self.assertEqual(self.log.done[:2], [[1], ("execute", 2)])
-
-    def test_no_change(self) -> None:
-        """A command without effect here does not end a batch."""
-        replication = self.replication([insert(1), command(2, {"ignored": 1}), insert(3)])
-        self.successResultOf(self.run_until(replication, 3))
-        self.assertEqual(self.log.done, [[1, 3]])
-
-    def test_view(self) -> None:
-        """A write to C{system.views} is a change of the schema."""
-        replication = self.replication([insert(1, "db.system.views")])
-        self.successResultOf(self.run_until(replication, 1))
-        self.assertEqual(self.log.done[0], ("execute", 1))
-
-    def test_transaction(self) -> None:
-        """A transaction is in one batch, whatever its size; collections come before it."""
-        operations: list[dict[str, Any]] = [
-            {"op": "i", "ns": "db.c", "o": {"_id": each}} for each in range(2500)
-        ]
-        operations.insert(7, {"op": "c", "ns": "db.$cmd", "o": {"create": "c"}})
-        operations.append({"op": "i", "ns": "other.c", "o": {"_id": 1}})
-        replication = self.replication(
-            [insert(1), command(2, {"applyOps": operations}, "admin.$cmd"), insert(3)]
-        )
-        self.successResultOf(self.run_until(replication, 3))
-        self.assertEqual(self.log.done, [[1], ("prepare", 2), list(range(2500)), [3]])
-        self.assertEqual(replication.progress.skipped, 1)
-
-    def test_time_series(self) -> None:
-        """Buckets are refused, by themselves and within a transaction."""
-        inner = [{"op": "i", "ns": "db.system.buckets.c", "o": {"_id": 1}}]
-        for raw in (
-            insert(1, "db.system.buckets.c"),
-            command(1, {"applyOps": inner}, "admin.$cmd"),
-        ):
-            running = self.run_until(self.replication([raw]), 1)
-            error = self.failureResultOf(running, UnsupportedEntry).value
-            self.assertIn("time-series", str(error))
-
-    def test_full(self) -> None:
-        """At most two batches are in memory: one written, one collected."""
-        batches = [[insert(1000 * many + each) for each in range(1, 1001)] for many in range(4)]
-        replication = self.replication(*batches)
-        self.log.gate = Deferred()
-        running = self.run_until(replication, 4000)
-        self.assertEqual((self.log.writing, self.tailer.reads), (1, 2))
-        self.log.gate.callback(None)
-        self.successResultOf(running)
-        self.assertEqual(self.log.positions, [1000, 2000, 3000, 4000])
+    def test_nothing_to_do(self) -> None:
+        """One pass over what was read already ends before reading."""
+        self.tailer.read_up_to = at(2)
+        self.replication = self.new()
+        self.successResultOf(self.run_until(2))
+        self.assertEqual(self.log, [])
 
     def test_skipped(self) -> None:
-        """What is not selected moves the position every five seconds, and at the end."""
-        replication = self.replication([insert(1, "other.c")])
-        running = self.run_until(replication, None)
-        self.assertEqual(self.log.positions, [])
-        self.clock.advance(4.9)
-        self.tailer.more(entry("n", {}, ts=Timestamp(100, 2)))
-        self.assertEqual(self.log.positions, [])
-        self.clock.advance(0.1)
-        self.tailer.more(insert(3, "other.c"))
-        self.assertEqual(self.log.positions, [3])
-        self.tailer.more(insert(4, "other.c"))
-        self.assertEqual(self.log.positions, [3])
-        replication.stop()
-        self.tailer.more()
+        """What is not selected is left out, and the position passes it."""
+        running = self.run_until(3)
+        self.tailer.put(entry(1), entry(2, ns="app.log"), entry(3, "n", "", o={}))
         self.successResultOf(running)
-        self.assertEqual(self.log.positions, [3, 4])
-        self.assertEqual(self.log.done, [[], []])
-        self.assertEqual((replication.progress.skipped, replication.progress.applied), (3, 0))
+        self.assertEqual(self.log, [("batch", 1, 3)])
+        self.assertEqual(self.replication.progress.skipped, 1)
 
-    def test_stop(self) -> None:
-        """What was read is written, what comes after the stop is not."""
-        replication = self.replication([insert(1)])
-        self.log.gate = Deferred()
-        running = self.run_until(replication, None)
-        replication.stop()
-        self.tailer.more(insert(2))
-        self.assertNoResult(running)
-        self.log.gate.callback(None)
-        self.successResultOf(running)
-        self.assertEqual(self.log.done, [[1]])
+    def test_idle(self) -> None:
+        """With nothing to write the position still moves, every five seconds."""
+        self.run_until()
+        for second in range(1, 14):
+            self.clock.advance(1.0)
+            self.tailer.put(entry(second, "n", "", o={}))
+        self.assertEqual(self.log, [("batch", 0, 5), ("batch", 0, 10)])
 
-    def test_write_fails(self) -> None:
-        """A failed write ends it, with the checkpoint where it was."""
-        replication = self.replication([insert(1)])
-        self.log.gate = Deferred()
-        running = self.run_until(replication, None)
-        self.log.gate.errback(ApplyError("no"))
-        self.assertNoResult(running)
-        self.tailer.more()
+    def test_schema(self) -> None:
+        """DDL waits for what is before it, and what is behind it waits for the DDL."""
+        self.run_until()
+        self.tailer.put(
+            entry(1), entry(2, "c", "app.$cmd", o={"drop": "users"}), entry(3), entry(4)
+        )
+        self.assertEqual(self.log, [("batch", 1, 1), ("drop", 2, 1), ("batch", 2, 4)])
+
+    def test_schema_waits(self) -> None:
+        """Also where the batch before it takes its time."""
+        self.writer.holding = True
+        self.run_until()
+        self.tailer.put(entry(1), entry(2, "c", "app.$cmd", o={"drop": "users"}))
+        self.assertEqual(self.log, [("batch", 1, 1)])
+        self.writer.hold[0].callback(None)
+        self.assertEqual(self.log, [("batch", 1, 1), ("drop", 2, 1)])
+
+    def test_view(self) -> None:
+        """A write to the definitions of views is DDL."""
+        self.run_until()
+        self.tailer.put(entry(1, ns="app.system.views", o={"_id": "app.v"}))
+        self.assertEqual(self.log, [("view", 1, 0)])
+
+    def test_time_series(self) -> None:
+        """A write to a time series stops it."""
+        running = self.run_until()
+        self.tailer.put(entry(1, ns="app.system.buckets.x"))
+        self.failureResultOf(running, UnsupportedEntry)
+
+    def test_time_series_in_a_transaction(self) -> None:
+        """So does one inside a transaction."""
+        running = self.run_until()
+        operations = [{"op": "i", "ns": "app.system.buckets.x", "o": {"_id": 1}}]
+        self.tailer.put(entry(1, "c", "admin.$cmd", o={"applyOps": operations}))
+        self.failureResultOf(running, UnsupportedEntry)
+
+    def test_no_change(self) -> None:
+        """A command that changes nothing does not interrupt a batch."""
+        self.run_until()
+        self.tailer.put(entry(1), entry(2, "c", "app.$cmd", o={"nothing": 1}), entry(3))
+        self.assertEqual(self.log, [("batch", 2, 3)])
+
+    def test_transaction(self) -> None:
+        """A source transaction is one batch's, made collections first."""
+        operations = [
+            {"op": "c", "ns": "app.$cmd", "o": {"create": "fresh"}},
+            {"op": "i", "ns": "app.fresh", "o": {"_id": 1}},
+            {"op": "i", "ns": "app.log", "o": {"_id": 1}},
+            {"op": "d", "ns": "app.users", "o": {"_id": 1}},
+        ]
+        self.run_until()
+        self.tailer.put(entry(1), entry(2, "c", "admin.$cmd", o={"applyOps": operations}))
+        self.assertEqual(self.log, [("batch", 1, 1), ("prepare", "create"), ("batch", 2, 2)])
+
+    def test_window(self) -> None:
+        """No batch is on both sides of the window's end."""
+        self.replication = self.new(window_end=at(2))
+        self.run_until()
+        self.tailer.put(entry(1), entry(2), entry(3), entry(4))
+        self.assertEqual(self.log, [("batch", 2, 2), ("batch", 2, 4)])
+
+    def test_full(self) -> None:
+        """A batch that is full is written before more is read from the same reply."""
+        self.run_until()
+        self.tailer.put(*(entry(second) for second in range(1, 2502)))
+        self.assertEqual(
+            self.log, [("batch", 1000, 1000), ("batch", 1000, 2000), ("batch", 501, 2501)]
+        )
+
+    def test_back_pressure(self) -> None:
+        """While one batch is written one more is collected, and no third."""
+        self.writer.holding = True
+        self.run_until()
+        self.tailer.put(*(entry(second) for second in range(1, 3501)))
+        self.assertEqual(self.log, [("batch", 1000, 1000)])
+        self.assertEqual(self.replication.progress.read, at(2000))
+        self.writer.hold[0].callback(None)
+        self.assertEqual(self.log[1:], [("batch", 1000, 2000)])
+        self.assertEqual(self.replication.progress.read, at(3000))
+
+    def test_refused(self) -> None:
+        """What the writer raises ends it, with the checkpoint where it was."""
+        self.writer.holding = True
+        running = self.run_until()
+        self.tailer.put(entry(1))
+        self.tailer.put(entry(2))
+        self.writer.hold[0].errback(ApplyError("no"))
         self.failureResultOf(running, ApplyError)
-        self.assertEqual(replication.checkpoint.position, SECOND)
-        self.assertEqual((self.saved, replication.progress.applied), ([], 0))
+        self.assertEqual(self.replication.checkpoint.position, 0)
+        self.assertEqual(self.saved, [])
+
+    def test_refused_while_idle(self) -> None:
+        """It is told with the next empty reply, not with the next entry."""
+        self.writer.holding = True
+        running = self.run_until()
+        self.tailer.put(entry(1))
+        self.writer.hold[0].errback(ApplyError("no"))
+        self.assertNoResult(running)
+        self.tailer.put()
+        self.failureResultOf(running, ApplyError)
+
+    def test_unreadable(self) -> None:
+        """What the tailer raises ends it, too."""
+        running = self.run_until()
+        assert self.tailer.waiting is not None
+        self.tailer.waiting.errback(OplogGap("gone"))
+        self.failureResultOf(running, OplogGap)
         self.assertTrue(self.tailer.stopped)
 
-    def test_read_fails(self) -> None:
-        """A failed read ends it; that a write fails later is not left unhandled."""
-        replication = self.replication([insert(1)])
-        self.log.gate = Deferred()
-        running = self.run_until(replication, None)
-        self.tailer.waiting.errback(UnsupportedEntry("no"))
-        self.failureResultOf(running, UnsupportedEntry)
-        self.log.gate.errback(ApplyError("no"))
-        self.assertEqual(self.flushLoggedErrors(), [])
+    def test_stop_while_waiting(self) -> None:
+        """Stopping does not wait for the source."""
+        running = self.run_until()
+        self.tailer.put(entry(1))
+        self.assertNoResult(running)
+        self.replication.stop()
+        self.successResultOf(running)
+        self.assertEqual(self.saved, [1])
+
+    def test_stop_while_writing(self) -> None:
+        """Stopping waits for what is being written, and takes nothing more."""
+        self.writer.holding = True
+        running = self.run_until()
+        self.tailer.put(entry(1))
+        self.replication.stop()
+        self.assertNoResult(running)
+        self.writer.hold[0].callback(None)
+        self.successResultOf(running)
+        self.assertEqual(self.saved, [1])

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
-from tests.replicator.fakes import FakePool, refused
+from tests.replicator.fakes import fake_pool, refused
 from tests.replicator.test_checkpoint import AT, CURRENT, store
 from tests.replicator.test_entries import entry
 from txmongokit.errors import AutoReconnect
@@ -45,7 +45,7 @@ class SchemaWriterTests(SynchronousTestCase):
 
     def writer(self, *replies: Any, dry: bool = False) -> SchemaWriter:
         """A writer over a script."""
-        self.pool: Any = FakePool(*replies)
+        self.pool = fake_pool(*replies)
         self.runner = self.pool.runner
         self.clock = Clock()
         return SchemaWriter(

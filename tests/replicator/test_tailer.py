@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
-from tests.replicator.fakes import FakePool, refused
+from tests.replicator.fakes import fake_pool, refused
 from tests.replicator.test_entries import entry
 from txmongokit.errors import AutoReconnect, OperationFailure
 from txmongokit.replicator.entries import parse_entry
@@ -39,7 +39,7 @@ class TailerTests(SynchronousTestCase):
 
     def tailer(self, *replies: Any, verify: bool = True, term: int = 5) -> Tailer:
         """A tailer that starts at increment 1."""
-        self.pool: Any = FakePool(*replies)
+        self.pool = fake_pool(*replies)
         self.runner = self.pool.runner
         self.clock = Clock()
         tailer = Tailer(self.clock, self.pool, "local.oplog.rs", patience=10.0)
@@ -182,7 +182,7 @@ class LookupTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """The oldest and the newest position."""
-        pool: Any = FakePool(reply(2, cursor_id=0), reply(9, cursor_id=0))
+        pool = fake_pool(reply(2, cursor_id=0), reply(9, cursor_id=0))
         tailer = Tailer(Clock(), pool, "local.oplog.rs")
         bounds = self.successResultOf(Deferred.fromCoroutine(tailer.bounds()))
         self.assertEqual(bounds, (SECOND | 2, SECOND | 9))
@@ -195,13 +195,13 @@ class LookupTests(SynchronousTestCase):
 
     def test_bounds_of_nothing(self) -> None:
         """An empty oplog has none."""
-        pool: Any = FakePool(reply(cursor_id=0))
+        pool = fake_pool(reply(cursor_id=0))
         tailer = Tailer(Clock(), pool, "local.oplog.rs")
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(tailer.bounds())))
 
     def test_entry_at(self) -> None:
         """One entry at a position, if it is there."""
-        pool: Any = FakePool(reply(2, cursor_id=0), reply(cursor_id=0))
+        pool = fake_pool(reply(2, cursor_id=0), reply(cursor_id=0))
         tailer = Tailer(Clock(), pool, "local.oplog.rs")
         at = tailer.entry_at
         found = self.successResultOf(Deferred.fromCoroutine(at(SECOND | 2)))

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
-from tests.replicator.fakes import FakePool, refused
+from tests.replicator.fakes import fake_pool, refused
 from tests.replicator.test_batch import operation
 from tests.replicator.test_checkpoint import AT, CURRENT, store, stored
 from txmongokit.errors import AutoReconnect
@@ -73,7 +73,7 @@ class TransactionWriterTests(SynchronousTestCase):
 
     def writer(self, *replies: Any, capped: CappedWriter | None = None) -> TransactionWriter:
         """A writer over a script."""
-        self.pool: Any = FakePool(*replies)
+        self.pool = fake_pool(*replies)
         self.runner = self.pool.runner
         self.clock = Clock()
         return TransactionWriter(
