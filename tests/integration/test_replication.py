@@ -117,9 +117,9 @@ class ReplicationTests(SynchronousTestCase):
         """The last entries of the window and the first behind it are told apart."""
         users = self.pair.here["app"]["users"]
         users.insert_one({"_id": 1, "n": 1})
-        time.sleep(3)
+        time.sleep(8)
         users.update_one({"_id": 1}, {"$set": {"n": 2}})
-        process = self.pair.start(*_OFF, "-f", "--seconds", "1")
+        process = self.pair.start(*_OFF, "-f", "--seconds", "6")
         wait_for(lambda: (self.pair.checkpoint() or {}).get("missing") == 1, "the first batch")
         users.insert_one({"_id": 2})
         users.update_one({"_id": 2}, {"$set": {"n": 2}})
@@ -280,9 +280,9 @@ class ReplicationTests(SynchronousTestCase):
         """An update of a document that predates the window is counted, not applied."""
         users = self.pair.here["app"]["users"]
         users.insert_one({"_id": 1, "n": 1})
-        time.sleep(3)
+        time.sleep(8)
         users.update_one({"_id": 1}, {"$set": {"n": 2}})
-        output = self.sync("--seconds", "1")
+        output = self.sync("--seconds", "6")
         self.assertIsNone(self.pair.there["app"]["users"].find_one())
         checkpoint = self.pair.checkpoint()
         assert checkpoint is not None
@@ -575,9 +575,9 @@ class StandaloneTests(SynchronousTestCase):
         """Updates of documents that predate the window are left out and counted."""
         users = self.pair.here["app"]["users"]
         users.insert_one({"_id": 1, "n": 1})
-        time.sleep(3)
+        time.sleep(8)
         users.bulk_write([UpdateOne({"_id": 1}, {"$set": {"n": 2}}), InsertOne({"_id": 2})])
-        status, output = self.pair.run(*_OFF, "--seconds", "1")
+        status, output = self.pair.run(*_OFF, "--seconds", "6")
         self.assertEqual(status, 0, output)
         self.assertEqual(list(self.pair.there["app"]["users"].find()), [{"_id": 2}])
         self.assertIn("missing 1", output)
@@ -658,12 +658,12 @@ class BadInputTests(SynchronousTestCase):
     def test_window_beside_a_checkpoint(self) -> None:
         """An explicit window contradicts the checkpoint, unless it is forced."""
         self.assertEqual(self.pair.run(*_OFF)[0], 0)
-        time.sleep(2)
+        time.sleep(8)
         self.pair.here["app"]["users"].insert_one({"_id": 2})
-        status, output = self.pair.run(*_OFF, "-s", "1")
+        status, output = self.pair.run(*_OFF, "-s", "6")
         self.assertEqual(status, 1, output)
         self.assertIn("--force-start", output)
-        status, output = self.pair.run(*_OFF, "-s", "1", "--force-start")
+        status, output = self.pair.run(*_OFF, "-s", "6", "--force-start")
         self.assertEqual(status, 0, output)
         self.assertIsNotNone(self.pair.there["app"]["users"].find_one({"_id": 2}))
 

@@ -144,6 +144,8 @@ class MongosyncService(Service):
 
     def _ended(self, result: Any) -> None:
         if isinstance(result, Failure) and result.check(CancelledError) is None:
+            if result.check(ReplicationFailed) is None:
+                self._log.failure("the replication ended unexpectedly", result)
             self.done.errback(result)
         else:
             self.done.callback(None)
@@ -182,8 +184,10 @@ class MongosyncService(Service):
     # Starting.
 
     def _connect(self, uri: str, what: str) -> ConnectionPool:
+        # The server's log then says who it is, unless the user has a name for it.
+        name: dict[str, Any] = {} if "appname=" in uri.lower() else {"appname": "mongosync"}
         try:
-            return ConnectionPool(uri, reactor=self._reactor, appname="mongosync")
+            return ConnectionPool(uri, reactor=self._reactor, **name)
         except (InvalidURI, ConfigurationError) as error:
             raise ReplicationFailed(f"{what} {redacted(uri)}: {error}") from error
 
