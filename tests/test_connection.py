@@ -129,6 +129,14 @@ class ConnectionPoolTests(SynchronousTestCase):
         sized = ConnectionPool("mongodb://a", 7, reactor=self.network.clock)
         self.assertEqual(sized.client_options.max_pool_size, 7)
 
+    def test_plain_needs_tls(self) -> None:
+        """A password is not sent in clear text."""
+        uri = "mongodb://u:p@a/?authMechanism=PLAIN"
+        with self.assertRaises(ConfigurationError) as refused:
+            ConnectionPool(uri, reactor=self.network.clock)
+        self.assertIn("tls=true", str(refused.exception))
+        ConnectionPool(f"{uri}&tls=true", reactor=self.network.clock)
+
     def test_mongo_connection(self) -> None:
         """A client by host and port, IPv6 too."""
         client = MongoConnection("::1", 27018, reactor=self.network.clock)
