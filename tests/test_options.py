@@ -447,6 +447,29 @@ class CredentialTests(SynchronousTestCase):
             error = self.assertRaises(ConfigurationError, parse_options, uri)
             self.assertIn("has no password", str(error))
 
+    def test_password_alone(self) -> None:
+        """A password without a user is refused, not dropped."""
+        error = self.assertRaises(ConfigurationError, parse_options, "h", password="hunter2")
+        self.assertIn("user name", str(error))
+        self.assertNotIn("hunter2", str(error))
+
+    def test_secret_keywords(self) -> None:
+        """Properties of mechanisms may be secrets, and are not shown."""
+        for value in ("hunter2", {"nonsense": "hunter2"}, {"AWS_SESSION_TOKEN": "hunter2"}):
+            error = self.assertRaises(
+                ConfigurationError, parse_options, "h", authMechanismProperties=value
+            )
+            self.assertIn("authmechanismproperties", str(error).lower())
+            self.assertNotIn("hunter2", str(error))
+
+    def test_bytes(self) -> None:
+        """Bytes are refused by name: as text they would be another password."""
+        error = self.assertRaises(
+            ConfigurationError, parse_options, "h", tlsCertificateKeyFilePassword=b"hunter2"
+        )
+        self.assertIn("tlsCertificateKeyFilePassword must be text", str(error))
+        self.assertNotIn("hunter2", str(error))
+
     def test_certificate_user(self) -> None:
         """A certificate's user has no password."""
         credentials = parse_options("mongodb://CN%3Du@h/?authMechanism=MONGODB-X509").credentials
@@ -487,6 +510,29 @@ class TLSTests(SynchronousTestCase):
         """Turned off and configured at once is refused."""
         self.assertRaises(ConfigurationError, parse_options, "h/?tls=false&tlsInsecure=true")
         self.assertRaises(REFUSED, parse_options, "h/?tls=true&ssl=false")
+
+    def test_contradicting_keywords(self) -> None:
+        """So it is where keyword arguments contradict one another, or the URI."""
+        insecure = {"tlsInsecure": True}
+        for name in (
+            "tlsAllowInvalidCertificates",
+            "tlsAllowInvalidHostnames",
+            "tlsDisableOCSPEndpointCheck",
+        ):
+            for uri, keywords in (
+                ("h", {**insecure, name: False}),
+                ("h/?tlsInsecure=true", {name: False}),
+                (f"h/?{name}=false", insecure),
+            ):
+                error = self.assertRaises(ConfigurationError, parse_options, uri, **keywords)
+                self.assertIn(f"tlsInsecure and {name}", str(error))
+        self.assertRaises(
+            ConfigurationError,
+            parse_options,
+            "h/?tlsAllowInvalidCertificates=true",
+            tlsDisableOCSPEndpointCheck=True,
+        )
+        self.assertIsNotNone(parse_options("h", tlsInsecure=True, tlsAllowInvalidHostnames=None))
 
     def test_missing_file(self) -> None:
         """A file that is not there is an error of configuration, by name."""
@@ -581,6 +627,31 @@ class RefusalTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ConfigurationError, parse_options, "h", **{name: value})
             self.assertIn(f"{name}={value!r}", str(error))
+
+    def test_same_option_twice(self) -> None:
+        """Two names of one option would lose one of the values."""
+        for keywords in (
+            {"tls": True, "ssl": False},
+            {"ssl": False, "tls": True},
+            {"j": True, "journal": False},
+            {"maxPoolSize": 1, "maxpoolsize": 2},
+        ):
+            error = self.assertRaises(ConfigurationError, parse_options, "h", **keywords)
+            self.assertIn(" and ".join(keywords), str(error))
+        self.assertIsNone(parse_options("h/?ssl=true", tls=False).tls)
+        self.assertIsNone(parse_options("h/?tls=true", ssl=False).tls)
+        self.assertEqual(parse_options("h", tls=True, ssl=None).tls, TLSOptions())
+
+    def test_never_another_error(self) -> None:
+        """Values that PyMongo fails on in its own way are errors of configuration."""
+        for options, part in (
+            ({"datetime_conversion": "zz"}, "DATETIME_AUTO"),
+            ({"compressors": ("zlib", 3)}, "compressors=3"),
+        ):
+            error = self.assertRaises(ConfigurationError, parse_options, "h", **options)
+            self.assertIn(part, str(error))
+        error = self.assertRaises(ConfigurationError, parse_options, "h/?datetime_conversion=zz")
+        self.assertIn("datetime_conversion", str(error))
 
     def test_no_listeners(self) -> None:
         """An empty list of listeners asks for nothing."""

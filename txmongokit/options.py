@@ -185,6 +185,7 @@ def parse_options(uri: str, **kwargs: Any) -> ClientOptions:
     parsed = _parse(uri, "the connection string")
     values = parsed["options"]
     values.update(_parse_keywords(kwargs))
+    _check_contradictions(uri, kwargs)
     for name in ("username", "password"):
         parsed[name] = objects.get(name, parsed[name])
     return _assemble(parsed, _Taken(values), objects)
@@ -220,6 +221,12 @@ def _parse(uri: str, what: str) -> dict[str, Any]:
             parsed = dict(parse_uri(rest, warn=False))
     except (InvalidURI, ConfigurationError) as error:
         raise type(error)(f"{what} cannot be used: {_without_secrets(str(error), uri)}") from None
+    except KeyError:
+        # The only option that PyMongo looks up without a word of its own.
+        allowed = ", ".join(each.name for each in DatetimeConversion)
+        raise ConfigurationError(
+            f"{what} cannot be used: datetime_conversion must be one of {allowed}"
+        ) from None
     except (ValueError, TypeError, OSError, UserWarning, DeprecationWarning) as error:
         text = _without_secrets(str(error), uri)
         raise ConfigurationError(f"{what} cannot be used: {text}") from None
@@ -259,23 +266,53 @@ def _without_secrets(text: str, uri: str) -> str:
     return text
 
 
+# URI options specification, "TLS options".
+_CONTRADICTIONS = (
+    ("tlsInsecure", "tlsAllowInvalidCertificates"),
+    ("tlsInsecure", "tlsAllowInvalidHostnames"),
+    ("tlsInsecure", "tlsDisableOCSPEndpointCheck"),
+    ("tlsAllowInvalidCertificates", "tlsDisableOCSPEndpointCheck"),
+)
+
+
+def _check_contradictions(uri: str, kwargs: Mapping[str, Any]) -> None:
+    """
+    Look at URI and keyword arguments together, which PyMongo's grammar has
+    seen one at a time; it also spells tlsInsecure out, so that what was
+    given is only to be seen here.
+    """
+    given = {part.partition("=")[0].lower() for part in re.split("[&;]", uri.partition("?")[2])}
+    given.update(name.lower() for name, value in kwargs.items() if value is not None)
+    for one, other in _CONTRADICTIONS:
+        if one.lower() in given and other.lower() in given:
+            raise ConfigurationError(f"{one} and {other} contradict one another: leave one out")
+
+
 # What PyMongo takes apart before it would unescape it.
 _STRUCTURED = ("readpreferencetags", "authmechanismproperties")
+# AWS_SESSION_TOKEN, for one, is a password.
+_SECRET = ("authmechanismproperties",)
 
 
 def _parse_keywords(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments by the same grammar as the URI's options."""
     values: dict[str, Any] = {}
+    names: dict[str, str] = {}
     for name, value in kwargs.items():
         if value is None:
             continue
         key = _SYNONYMS.get(name.lower(), name.lower())
+        if key in names:
+            raise ConfigurationError(f"{names[key]} and {name} are the same option: give one")
+        names[key] = name
+        if isinstance(value, (bytes, bytearray)):
+            raise ConfigurationError(f"{name} must be text, not {type(value).__name__}: decode it")
         texts = value if isinstance(value, (list, tuple)) else [value]
         if key == "compressors" and not isinstance(value, str):
-            texts = [",".join(texts)]
+            texts = [",".join(map(str, texts))]
         safe = ":," if key in _STRUCTURED else ""
         option = "&".join(f"{key}={quote_plus(_text(each), safe)}" for each in texts)
-        shown = name if "pass" in key else f"{name}={value!r}"
+        shown = name if "pass" in key or key in _SECRET else f"{name}={value!r}"
         values.update(_parse(f"mongodb://h/?{option}", shown)["options"])
     return values
 
@@ -389,6 +426,8 @@ def _credentials(parsed: Mapping[str, Any], taken: _Taken) -> Credentials | None
     mechanism = taken.take("authmechanism")
     source = taken.take("authsource")
     if username is None and mechanism is None:
+        if password is not None:
+            raise ConfigurationError("a password needs a user name: give username, too")
         return None
     mechanism = mechanism or "DEFAULT"
     if mechanism not in _MECHANISMS:
