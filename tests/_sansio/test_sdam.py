@@ -298,6 +298,22 @@ class StaleTests(SynchronousTestCase):
         self.assertFalse(is_stale(one, two))
         self.assertFalse(is_stale(one, one))
 
+    def test_unreadable_version(self) -> None:
+        """What cannot be compared is no version, and no reason to stop looking."""
+        process = ObjectId()
+        good = {"processId": process, "counter": 5}
+        for bad in ({}, {"processId": process}, {"processId": process, "counter": "x"}, 3):
+            known, seen = (
+                server_description(A, {**PRIMARY, "topologyVersion": version}, 0.01)
+                for version in (good, bad)
+            )
+            self.assertFalse(is_stale(known, seen))
+            self.assertFalse(is_stale(seen, known))
+            self.assertFalse(is_stale(seen, seen))
+            error = NotPrimaryError("no", {"code": 189, "topologyVersion": bad})
+            effect = error_effect(error, server_description=known, handshaken=True)
+            self.assertTrue(effect.mark_unknown)
+
     def test_without_version(self) -> None:
         """Where either has no version, what comes later is newer."""
         plain = server_description(A, PRIMARY, 0.01)

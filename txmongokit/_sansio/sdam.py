@@ -108,11 +108,16 @@ def _topology_version(server: ServerDescription) -> Mapping[str, Any] | None:
 def _is_older(
     one: Mapping[str, Any] | None, current: Mapping[str, Any] | None, *, strictly: bool
 ) -> bool:
-    if one is None or current is None or one["processId"] != current["processId"]:
+    if one is None or current is None:
         return False
-    if strictly:
-        return bool(one["counter"] < current["counter"])
-    return bool(one["counter"] <= current["counter"])
+    try:
+        if one["processId"] != current["processId"]:
+            return False
+        difference = one["counter"] - current["counter"]
+    except (KeyError, TypeError):
+        # What cannot be compared is no version.
+        return False
+    return bool(difference < 0 if strictly else difference <= 0)
 
 
 @dataclass(frozen=True, slots=True)
