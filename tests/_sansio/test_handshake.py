@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests._sansio.test_auth import FINAL_256, FIRST_256, PROOF_256, ok, speculative
 from txmongokit._sansio.auth import KeyCache
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
-from txmongokit.errors import ConfigurationError, OperationFailure
+from txmongokit.errors import ConfigurationError, OperationFailure, ProtocolError
 from txmongokit.options import Credentials
 
 ADDRESS = ("h", 27017)
@@ -99,6 +99,24 @@ class HandshakeTests(SynchronousTestCase):
         assert isinstance(error, OperationFailure)
         self.assertEqual(error.code, 323)
         self.assertIn("h:27017", str(error))
+
+    def test_unreadable(self) -> None:
+        """A reply whose fields are of the wrong type is an error that names the server."""
+        for name, value in (
+            ("maxWireVersion", "x"),
+            ("minWireVersion", 0.5),
+            ("saslSupportedMechs", 3),
+            ("speculativeAuthenticate", "x"),
+            ("compression", 3),
+        ):
+            error = self.assertRaises(
+                ProtocolError,
+                self.play,
+                {**PRIMARY, name: value},
+                credentials=USER,
+                compressors=("zlib",),
+            )
+            self.assertIn(f"h:27017: {name}", str(error))
 
     def test_too_old(self) -> None:
         """A server before 4.4 is refused before anybody logs in."""

@@ -17,7 +17,7 @@ from pymongo.server_type import SERVER_TYPE
 
 from txmongokit._pymongo import Hello
 from txmongokit._sansio.auth import Conversation, KeyCache, Step, authenticate, speculate
-from txmongokit.errors import ConfigurationError, OperationFailure
+from txmongokit.errors import ConfigurationError, OperationFailure, ProtocolError
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
 
@@ -96,6 +96,7 @@ def handshake(
 
     @raise OperationFailure: logging in failed, or C{hello} did.
     @raise ConfigurationError: the server is too old.
+    @raise ProtocolError: what it answers is no reply to C{hello}.
     """
     body: dict[str, Any] = {"hello": 1, "helloOk": True, "client": metadata}
     if compressors:
@@ -119,6 +120,7 @@ def handshake(
             reply.get("code"),
             dict(reply),
         )
+    _check_types(address, reply)
     hello = Hello(dict(reply))
     info = _info(address, hello)
     if credentials is not None and info.server_type != SERVER_TYPE.RSArbiter:
@@ -156,6 +158,25 @@ def _declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conve
             step = conversation.send(reply)
         except StopIteration:
             return
+
+
+# What is used here, and must therefore be what it should be.
+_REPLY_TYPES: Mapping[str, type] = {
+    "minWireVersion": int,
+    "maxWireVersion": int,
+    "saslSupportedMechs": list,
+    "speculativeAuthenticate": Mapping,
+    "compression": list,
+}
+
+
+def _check_types(address: Address, reply: Mapping[str, Any]) -> None:
+    for name, wanted in _REPLY_TYPES.items():
+        if not isinstance(reply.get(name), (wanted, type(None))):
+            raise ProtocolError(
+                f"{format_address(address)}: {name} in the reply to hello cannot be read: "
+                "is it a MongoDB server?"
+            )
 
 
 def _info(address: Address, hello: Hello[dict[str, Any]]) -> ConnectionInfo:
