@@ -4,11 +4,14 @@ A fake of what runs commands.
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import bson
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock, deferLater
 from zope.interface import implementer
 
 from txmongokit._sansio.commands.base import Command, CommandOptions, Request
@@ -43,6 +46,7 @@ class FakeRunner:
 
     def __init__(self, *replies: Script, info: ConnectionInfo = INFO) -> None:
         self.options = CommandOptions()
+        self.clock = Clock()
         self.info = info
         self.replies = deque(replies)
         self.commands: list[Command[Any]] = []
@@ -82,6 +86,37 @@ class FakeRunner:
             return command.parse(command.decode(bson.encode(document)), self.info)
 
         return answered.addCallback(parsed)
+
+    def stream(
+        self,
+        command: Command[Any],
+        session: SessionState | None,
+        on_result: Callable[[Any], Deferred[None] | None],
+    ) -> Deferred[None]:
+        """The script's next reply, and those after it while C{id} is not 0."""
+
+        def more(result: Any) -> Deferred[None]:
+            waiting = on_result(result)
+            if not result.cursor_id:
+                return waiting or succeed(None)
+            answered = self.run(command, session)
+            return (waiting or succeed(None)).addCallback(lambda _: answered.addCallback(more))
+
+        return self.run(command, session).addCallback(more)
+
+    def seconds(self) -> float:
+        """The clock's."""
+        return self.clock.seconds()
+
+    def sleep(self, seconds: float) -> Deferred[None]:
+        """On the clock."""
+        return deferLater(self.clock, seconds)
+
+    def deadline(self, options: CommandOptions) -> float | None:
+        """By the option alone."""
+        if options.timeout is None:
+            return None
+        return self.clock.seconds() + options.timeout if options.timeout else math.inf
 
     def take_session(self, **options: Any) -> SessionState:
         """A session of its own."""

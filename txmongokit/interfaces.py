@@ -39,6 +39,44 @@ class IOperationRunner(Interface):
             the server learns that nobody waits.
         """
 
+    def stream(command, session, on_result):  # type: ignore[no-untyped-def]
+        """
+        Send a command that the server answers many times (exhaust), on a
+        connection of its own.
+
+        @param on_result: called with what each reply means, as
+            C{command.parse} tells it.  If it returns a Deferred, nothing
+            more is read until that has fired.
+
+        @return: L{twisted.internet.defer.Deferred}, firing with C{None} after
+            the last reply; fails as L{run} does, without a retry.
+            Cancelling it closes the connection.
+        """
+
+    def seconds():  # type: ignore[no-untyped-def]
+        """
+        The time that deadlines are told in.
+        """
+
+    def sleep(seconds):  # type: ignore[no-untyped-def]
+        """
+        @return: a L{twisted.internet.defer.Deferred} that fires with C{None}
+            after as many seconds.
+        """
+
+    def deadline(options):  # type: ignore[no-untyped-def]
+        """
+        When an operation that begins now must have ended: for operations of
+        several commands, which each get it as their C{deadline}.
+
+        @param options: its
+            L{txmongokit._sansio.commands.base.CommandOptions}; its
+            C{timeout} and C{pymongo.timeout()} count, whichever is earlier.
+
+        @return: in L{seconds}; infinity where 0 lifted the limit, C{None}
+            where there is none.
+        """
+
     def take_session(**options):  # type: ignore[no-untyped-def]
         """
         Take a session from the pool, without a round trip.

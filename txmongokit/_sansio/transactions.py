@@ -186,11 +186,14 @@ class SessionState:
     @ivar causal_consistency: whether reads carry C{afterClusterTime}.
     @ivar snapshot: whether all reads are of one point in time.
     @ivar default_transaction_options: what C{start_transaction} inherits.
+    @ivar deadline: when every command in it must have ended, in the runner's
+        seconds, or C{None}.
     """
 
     __slots__ = (
         "causal_consistency",
         "cluster_time",
+        "deadline",
         "default_transaction_options",
         "explicit",
         "operation_time",
@@ -224,6 +227,7 @@ class SessionState:
         self.operation_time: Timestamp | None = None
         self.cluster_time: Mapping[str, Any] | None = None
         self.transaction: Transaction | None = None
+        self.deadline: float | None = None
 
     @property
     def ended(self) -> bool:

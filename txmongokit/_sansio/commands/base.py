@@ -51,7 +51,8 @@ class CommandOptions:
     How a command is run: inherited from client, database and collection.
 
     @ivar timeout: seconds that the whole operation may take, retries
-        included; C{None} for as long as the server is seen alive.
+        included (client-side-operations-timeout specification); 0 for
+        without limit, whatever is inherited, and C{None} where nobody said.
     """
 
     codec_options: CodecOptions[Any] = DEFAULT_CODEC_OPTIONS
@@ -94,6 +95,11 @@ class Command(Generic[ResultT]):
     @ivar database: the name of the database that it addresses.
     @ivar options: concerns, preference, codec and time limit.
     @ivar address: the one server that it must go to, or C{None}.
+    @ivar shareable: whether it is so short that it may share a busy
+        connection with others of its kind.
+    @ivar deadline: when it must have ended, in the runner's seconds, where it
+        is one of several commands of one operation; otherwise the runner
+        works it out from C{options.timeout}.
     """
 
     name: ClassVar[str] = ""
@@ -101,7 +107,9 @@ class Command(Generic[ResultT]):
     is_write: ClassVar[bool] = False
     follows_read_preference: ClassVar[bool] = False
     retryable: bool = False
+    shareable: bool = False
     address: Address | None = None
+    deadline: float | None = None
 
     def __init__(self, database: str, options: CommandOptions) -> None:
         self.database = database
