@@ -1,0 +1,3 @@
+"""
+The runner of the MongoDB drivers' official JSON tests: C{python -m tests.spec}.
+"""
