@@ -76,6 +76,7 @@ class TLSOptions:
     certificate_key_file_password: str | None = field(default=None, repr=False)
     allow_invalid_certificates: bool = False
     allow_invalid_hostnames: bool = False
+    crl_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,12 @@ class ClientOptions:
     write_concern: WriteConcern = field(default_factory=WriteConcern)
     codec_options: CodecOptions[Any] = field(default_factory=CodecOptions)
     server_api: ServerApi | None = None
+    connection_sharing: int = 1
+    server_monitoring_mode: str = "auto"
+    server_selector: Callable[[list[Any]], list[Any]] | None = None
+    event_listeners: tuple[Any, ...] = ()
+    max_adaptive_retries: int = 2
+    enable_overload_retargeting: bool = False
 
 
 class _Taken:
@@ -148,7 +155,6 @@ _SYNONYMS = {"j": "journal", "wtimeout": "wtimeoutms", "ssl": "tls", "app_name":
 
 _NOT_YET: Mapping[str, str] = {
     "loadbalanced": "load balancers",
-    "tlscrlfile": "certificate revocation lists",
     "authmechanismproperties": "properties of authentication mechanisms",
     "srvservicename": "mongodb+srv",
     "srvmaxhosts": "mongodb+srv",
@@ -402,7 +408,7 @@ def _check_left(taken: _Taken) -> None:
 def _tls(taken: _Taken) -> TLSOptions | None:
     old, new = taken.take("ssl"), taken.take("tls")
     enabled = old if new is None else new
-    ca_file = taken.take("tlscafile")
+    ca_file, crl_file = taken.take("tlscafile"), taken.take("tlscrlfile")
     key_file = taken.take("tlscertificatekeyfile")
     password = taken.take("tlscertificatekeyfilepassword")
     insecure = bool(taken.take("tlsinsecure", False))
@@ -410,14 +416,14 @@ def _tls(taken: _Taken) -> TLSOptions | None:
     hostnames = bool(taken.take("tlsallowinvalidhostnames", False)) or insecure
     # No OCSP responder is ever asked, so switching that off changes nothing.
     taken.take("tlsdisableocspendpointcheck")
-    asked = ca_file or key_file or password or certificates or hostnames
+    asked = ca_file or crl_file or key_file or password or certificates or hostnames
     if enabled is None and asked:
         enabled = True
     if not enabled:
         if asked:
             raise ConfigurationError("tls=false contradicts the other tls* options: leave it out")
         return None
-    return TLSOptions(ca_file, key_file, password, certificates, hostnames)
+    return TLSOptions(ca_file, key_file, password, certificates, hostnames, crl_file)
 
 
 def _credentials(parsed: Mapping[str, Any], taken: _Taken) -> Credentials | None:
