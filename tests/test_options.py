@@ -609,7 +609,6 @@ class RefusalTests(SynchronousTestCase):
                 "srvallowedhostssuffix",
                 "srvmaxhosts",
                 "srvservicename",
-                "tlscrlfile",
                 "waitqueuemultiple",
             }
             & set(common.URI_OPTIONS_VALIDATOR_MAP),
