@@ -17,7 +17,7 @@ from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["Scope", "changed"]
+__all__ = ["Scope", "changed", "options_of"]
 
 ResultT = TypeVar("ResultT")
 
@@ -76,3 +76,10 @@ def changed(options: CommandOptions, given: dict[str, Any]) -> CommandOptions:
     """
     new = {name: value for name, value in given.items() if value is not None}
     return replace(options, **new) if new else options
+
+
+def options_of(scope: Scope) -> CommandOptions:
+    """
+    What a database or collection passes down.
+    """
+    return scope._options
