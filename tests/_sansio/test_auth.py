@@ -12,8 +12,15 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit._sansio.auth import Conversation, KeyCache, Step, authenticate, speculate
-from txmongokit.errors import ConfigurationError, OperationFailure
+from txmongokit._sansio.auth import (
+    Conversation,
+    Derivation,
+    KeyCache,
+    Step,
+    authenticate,
+    speculate,
+)
+from txmongokit.errors import ConfigurationError, NotPrimaryError, OperationFailure
 from txmongokit.options import Credentials
 
 NONCE_256 = b64decode("rOprNGfwEbeRWgbNEkqO")
@@ -64,15 +71,26 @@ class ConversationTestCase(SynchronousTestCase):
         """Begin, without speculation; the first command."""
         options = {"mechanisms": None, "keys": KeyCache(), **options}
         conversation = authenticate(who, nonce=lambda: nonce, **options)
-        return conversation, next(conversation)
+        step = next(conversation)
+        assert isinstance(step, Step)
+        return conversation, step
+
+    def answered(self, conversation: Conversation, reply: Mapping[str, Any]) -> Step:
+        """The reply leads to another command."""
+        step = conversation.send(reply)
+        assert isinstance(step, Step)
+        return step
 
     def ends(self, conversation: Conversation, reply: Mapping[str, Any]) -> None:
         """The reply is the last."""
         self.assertRaises(StopIteration, conversation.send, reply)
 
     def refuses(self, conversation: Conversation, reply: Mapping[str, Any]) -> str:
-        """The reply makes logging in fail; why."""
-        return str(self.assertRaises(OperationFailure, conversation.send, reply))
+        """The reply makes logging in fail, by the code that says so; why."""
+        error = self.assertRaises(OperationFailure, conversation.send, reply)
+        assert isinstance(error, OperationFailure)
+        self.assertEqual(error.code, reply.get("code", 18))
+        return str(error)
 
 
 class ScramTests(ConversationTestCase):
@@ -114,7 +132,7 @@ class ScramTests(ConversationTestCase):
         """A server that does not skip the empty exchange gets it."""
         conversation, _ = self.begin(credentials())
         conversation.send(ok(FIRST_256))
-        step = conversation.send(ok(FINAL_256))
+        step = self.answered(conversation, ok(FINAL_256))
         self.assertEqual(step.body, {"saslContinue": 1, "conversationId": 7, "payload": b""})
         self.ends(conversation, ok(done=True))
 
@@ -157,7 +175,7 @@ class ScramTests(ConversationTestCase):
 
     def test_iterations(self) -> None:
         """Too few iterations would betray the password, too many take for ever."""
-        for count in (b"4095", b"1", b"0", b"-5000", b"99999999999"):
+        for count in (b"4095", b"1", b"0", b"-5000", b"2000001", b"99999999999"):
             conversation, _ = self.begin(credentials())
             first = FIRST_256.replace(b"i=4096", b"i=" + count)
             self.assertIn("iterations", self.refuses(conversation, ok(first)))
@@ -179,12 +197,12 @@ class ScramTests(ConversationTestCase):
         proofs = {}
         for password in ("IX", "\u2168", "I\u00adX"):
             conversation, _ = self.begin(credentials(password=password))
-            proofs[password] = conversation.send(ok(FIRST_256)).body["payload"]
+            proofs[password] = self.answered(conversation, ok(FIRST_256)).body["payload"]
         self.assertEqual(len(set(proofs.values())), 1)
         conversation, _ = self.begin(credentials("SCRAM-SHA-1", password="IX"), NONCE_1)
-        one = conversation.send(ok(FIRST_1)).body["payload"]
+        one = self.answered(conversation, ok(FIRST_1)).body["payload"]
         conversation, _ = self.begin(credentials("SCRAM-SHA-1", password="\u2168"), NONCE_1)
-        self.assertNotEqual(one, conversation.send(ok(FIRST_1)).body["payload"])
+        self.assertNotEqual(one, self.answered(conversation, ok(FIRST_1)).body["payload"])
 
     def test_refused(self) -> None:
         """A refusal names user and database and keeps the server's words, not the password."""
@@ -197,6 +215,12 @@ class ScramTests(ConversationTestCase):
         for part in ("'user'", "'admin'", "Authentication failed."):
             self.assertIn(part, str(error))
         self.assertNotIn("pencil", str(error))
+
+    def test_shutting_down(self) -> None:
+        """A server that is going away is no wrong password."""
+        conversation, _ = self.begin(credentials())
+        going = {"ok": 0, "code": 91, "errmsg": "ShutdownInProgress"}
+        self.assertRaises(NotPrimaryError, conversation.send, going)
 
     def test_refused_at_once(self) -> None:
         """So is one at the first step."""
@@ -325,10 +349,50 @@ class OtherMechanismTests(ConversationTestCase):
             self.assertNotIn("pencil", reason)
 
 
+class DerivationTests(ConversationTestCase):
+    """
+    Keys that are long in the making.
+    """
+
+    def test_short(self) -> None:
+        """What servers ask for unless told otherwise is made at once."""
+        conversation, _ = self.begin(credentials())
+        first = FIRST_256.replace(b"i=4096", b"i=15000")
+        self.assertIsInstance(conversation.send(ok(first)), Step)
+
+    def test_long(self) -> None:
+        """Whoever runs the conversation makes a long one, once."""
+        keys = KeyCache()
+        first = FIRST_256.replace(b"i=4096", b"i=600000")
+        conversation, _ = self.begin(credentials(), keys=keys)
+        wanted = conversation.send(ok(first))
+        assert isinstance(wanted, Derivation)
+        self.assertEqual((wanted.digest, wanted.iterations), ("sha256", 600000))
+        self.assertNotIn("pencil", repr(wanted))
+        step = conversation.send(b"k" * 32)
+        assert isinstance(step, Step)
+        self.assertEqual(step.body["saslContinue"], 1)
+        again, _ = self.begin(credentials(), keys=keys)
+        self.assertEqual(again.send(ok(first)), step)
+
+    def test_key(self) -> None:
+        """It is RFC 5802's C{Hi}."""
+        wanted = Derivation("sha1", b"a", b"b", 3)
+        self.assertEqual(wanted.key(), pbkdf2_hmac("sha1", b"a", b"b", 3))
+
+
 class KeyCacheTests(SynchronousTestCase):
     """
     L{KeyCache}.
     """
+
+    def salted(self, cache: KeyCache, digest: str, secret: bytes, salt: bytes, count: int) -> bytes:
+        """A key that is made at once."""
+        making = cache.salted(Derivation(digest, secret, salt, count))
+        stopped = self.assertRaises(StopIteration, next, making)
+        assert isinstance(stopped, StopIteration)
+        key: bytes = stopped.value
+        return key
 
     def test_same_as_computed(self) -> None:
         """A remembered key is the right one for all that it was made of."""
@@ -339,7 +403,7 @@ class KeyCacheTests(SynchronousTestCase):
                     for salt in (b"c", b"d"):
                         for count in (1, 2):
                             self.assertEqual(
-                                cache.salted(digest, secret, salt, count),
+                                self.salted(cache, digest, secret, salt, count),
                                 pbkdf2_hmac(digest, secret, salt, count),
                             )
 
@@ -347,13 +411,13 @@ class KeyCacheTests(SynchronousTestCase):
         """However many users, it does not grow."""
         cache = KeyCache(limit=3)
         for number in range(20):
-            cache.salted("sha1", b"%d" % number, b"salt", 1)
+            self.salted(cache, "sha1", b"%d" % number, b"salt", 1)
         self.assertLessEqual(len(cache._keys), 3)
 
     def test_keeps_no_password(self) -> None:
         """Nothing in it is a password."""
         cache = KeyCache()
-        cache.salted("sha256", b"hunter2", b"salt", 1)
+        self.salted(cache, "sha256", b"hunter2", b"salt", 1)
         self.assertNotIn("hunter2", repr(vars(cache)))
 
 
@@ -369,7 +433,7 @@ class RandomServerTests(ConversationTestCase):
         bare = bytes(start.body["payload"])[3:]
         nonce = b64encode(NONCE_256) + b"more"
         first = b"r=" + nonce + b",s=" + b64encode(salt) + b",i=5000"
-        payload = conversation.send(ok(first)).body["payload"]
+        payload = self.answered(conversation, ok(first)).body["payload"]
         salted = pbkdf2_hmac("sha256", password.encode(), salt, 5000)
         message = b",".join((bare, first, b"c=biws,r=" + nonce))
         client_key = hmac.digest(salted, b"Client Key", "sha256")

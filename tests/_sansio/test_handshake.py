@@ -10,14 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import bson
+import pymongo
+from pymongo.driver_info import DriverInfo
 from pymongo.server_api import ServerApi
 from pymongo.server_type import SERVER_TYPE
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests._sansio.test_auth import FINAL_256, FIRST_256, PROOF_256, ok, speculative
-from txmongokit._sansio.auth import KeyCache
+from txmongokit._sansio.auth import Derivation, KeyCache, Step
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
-from txmongokit.errors import ConfigurationError, OperationFailure, ProtocolError
+from txmongokit.errors import (
+    ConfigurationError,
+    NotPrimaryError,
+    OperationFailure,
+    ProtocolError,
+)
 from txmongokit.options import Credentials
 
 ADDRESS = ("h", 27017)
@@ -55,9 +62,11 @@ class HandshakeTests(SynchronousTestCase):
             "key_cache": KeyCache(),
         }
         conversation = handshake(ADDRESS, **{**given, **options})
-        sent = [next(conversation)]
+        steps = [next(conversation)]
         for reply in replies[:-1]:
-            sent.append(conversation.send(reply))  # noqa: PERF401
+            steps.append(conversation.send(reply))  # noqa: PERF401
+        sent = [step for step in steps if isinstance(step, Step)]
+        self.assertEqual(len(sent), len(steps))
         try:
             extra = conversation.send(replies[-1])
         except StopIteration as ended:
@@ -67,7 +76,12 @@ class HandshakeTests(SynchronousTestCase):
     def test_hello(self) -> None:
         """One command that says who we are."""
         sent, result = self.play(PRIMARY)
-        hello = {"hello": 1, "helloOk": True, "client": {"driver": {"name": "x"}}}
+        hello = {
+            "hello": 1,
+            "helloOk": True,
+            "backpressure": True,
+            "client": {"driver": {"name": "x"}},
+        }
         self.assertEqual(sent, [("admin", hello)])
         self.assertEqual(result.hello, PRIMARY)
 
@@ -99,6 +113,37 @@ class HandshakeTests(SynchronousTestCase):
         assert isinstance(error, OperationFailure)
         self.assertEqual(error.code, 323)
         self.assertIn("h:27017", str(error))
+
+    def test_shutting_down(self) -> None:
+        """A server that is going away says so by the error that stands for it."""
+        going = {"ok": 0, "code": 91, "errmsg": "ShutdownInProgress"}
+        error = self.assertRaises(NotPrimaryError, self.play, going)
+        self.assertIn("h:27017", str(error))
+
+    def test_long_derivation(self) -> None:
+        """A key that is long in the making is asked for as it is."""
+        conversation = handshake(
+            ADDRESS,
+            metadata={},
+            credentials=USER,
+            compressors=(),
+            server_api=ServerApi("1"),
+            nonce=lambda: b64decode("rOprNGfwEbeRWgbNEkqO"),
+            key_cache=KeyCache(),
+        )
+        next(conversation)
+        first = speculative(FIRST_256.replace(b"i=4096", b"i=600000"))
+        wanted = conversation.send(
+            {
+                **PRIMARY,
+                "saslSupportedMechs": ["SCRAM-SHA-256"],
+                "speculativeAuthenticate": first,
+            }
+        )
+        assert isinstance(wanted, Derivation)
+        step = conversation.send(b"k" * 32)
+        assert isinstance(step, Step)
+        self.assertEqual(step.body["apiVersion"], "1")
 
     def test_unreadable(self) -> None:
         """A reply whose fields are of the wrong type is an error that names the server."""
@@ -218,8 +263,10 @@ class MetadataTests(SynchronousTestCase):
     def test_content(self) -> None:
         """Driver, operating system and platform."""
         metadata = client_metadata()
-        self.assertEqual(metadata["driver"]["name"], "txmongokit")
-        self.assertTrue(metadata["driver"]["version"])
+        self.assertEqual(metadata["driver"]["name"], "txmongokit|PyMongo")
+        self.assertEqual(metadata["driver"]["version"].split("|")[1], pymongo.version)
+        self.assertTrue(metadata["driver"]["version"].split("|")[0])
+        self.assertNotIn("env", metadata)
         self.assertTrue(metadata["os"]["type"])
         self.assertIn(platform.python_version(), metadata["platform"])
         self.assertIn("Twisted", metadata["platform"])
@@ -244,3 +291,84 @@ class MetadataTests(SynchronousTestCase):
         self.assertLessEqual(len(bson.encode(metadata)), 512)
         self.assertGreater(len(bson.encode(metadata)), 505)
         self.assertEqual(metadata["application"], {"name": "a" * 128})
+
+    def test_wrapped(self) -> None:
+        """Libraries around this one stand behind it, each version beside its name."""
+        drivers = [DriverInfo("framework", "2.0", "Framework Platform"), DriverInfo("odm")]
+        metadata = client_metadata(drivers=drivers)
+        self.assertEqual(metadata["driver"]["name"], "txmongokit|PyMongo|framework|odm")
+        versions = metadata["driver"]["version"].split("|")
+        self.assertEqual(versions[2:], ["2.0", ""])
+        self.assertTrue(metadata["platform"].endswith("|Twisted|Framework Platform"))
+
+    def test_endless_names(self) -> None:
+        """Names that fit nowhere are left out, ours never."""
+        drivers = [DriverInfo("n" * 100, "v" * 100), DriverInfo("o" * 600)]
+        metadata = client_metadata("a" * 128, drivers=drivers)
+        self.assertLessEqual(len(bson.encode(metadata)), 512)
+        self.assertTrue(metadata["driver"]["name"].startswith("txmongokit|PyMongo"))
+        self.assertNotIn("o" * 600, metadata["driver"]["name"])
+
+    def test_cloud_functions(self) -> None:
+        """The handshake specification's prose tests."""
+        aws = {"AWS_EXECUTION_ENV": "AWS_Lambda_java8", "AWS_REGION": "us-east-2"}
+        azure = {"FUNCTIONS_WORKER_RUNTIME": "node"}
+        vercel = {"VERCEL": "1", "VERCEL_REGION": "cdg1"}
+        gcp = {
+            "K_SERVICE": "servicename",
+            "FUNCTION_MEMORY_MB": "1024",
+            "FUNCTION_TIMEOUT_SEC": "60",
+            "FUNCTION_REGION": "us-central1",
+        }
+        lambda_size = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024"}
+        amazon = {"name": "aws.lambda", "region": "us-east-2"}
+        google = {
+            "name": "gcp.func",
+            "memory_mb": 1024,
+            "timeout_sec": 60,
+            "region": "us-central1",
+        }
+        for environ, env in (
+            ({**aws, **lambda_size}, {**amazon, "memory_mb": 1024}),
+            ({"AWS_LAMBDA_RUNTIME_API": "x"}, {"name": "aws.lambda"}),
+            (azure, {"name": "azure.func"}),
+            (gcp, google),
+            ({"FUNCTION_NAME": "f"}, {"name": "gcp.func"}),
+            (vercel, {"name": "vercel", "region": "cdg1"}),
+            ({**aws, **vercel}, {"name": "vercel", "region": "cdg1"}),
+            # Two at once are none, and what is of the wrong type is left out.
+            ({**aws, **azure}, None),
+            ({**vercel, **gcp}, None),
+            ({**aws, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "big"}, amazon),
+            ({**aws, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(2**31)}, amazon),
+            ({"AWS_EXECUTION_ENV": "EC2"}, None),
+            ({"VERCEL": ""}, None),
+            # A container, alone and with a function.
+            ({"KUBERNETES_SERVICE_HOST": "1"}, {"container": {"orchestrator": "kubernetes"}}),
+            (
+                {**aws, "KUBERNETES_SERVICE_HOST": "1"},
+                {**amazon, "container": {"orchestrator": "kubernetes"}},
+            ),
+        ):
+            self.assertEqual(client_metadata(environ=environ).get("env"), env, environ)
+        self.assertEqual(
+            client_metadata(in_docker=True)["env"], {"container": {"runtime": "docker"}}
+        )
+
+    def test_order_of_omission(self) -> None:
+        """First most of C{env} goes, then most of C{os}, then C{env}, then some of C{platform}."""
+        environ = {"AWS_LAMBDA_RUNTIME_API": "x", "AWS_REGION": "r" * 300}
+        metadata = client_metadata(environ=environ)
+        self.assertEqual(metadata["env"], {"name": "aws.lambda"})
+        self.assertIn("version", metadata["os"])
+        self.patch(platform, "release", lambda: "r" * 400)
+        metadata = client_metadata(environ=environ)
+        self.assertEqual(list(metadata["os"]), ["type"])
+        self.assertEqual(metadata["env"], {"name": "aws.lambda"})
+        self.patch(platform, "python_version", lambda: "p" * 400)
+        metadata = client_metadata(environ=environ, in_docker=True)
+        self.assertNotIn("env", metadata)
+        self.assertEqual(len(bson.encode(metadata)), 512)
+        # Where there is a container alone, there is no name to keep.
+        metadata = client_metadata("a" * 128, environ={"KUBERNETES_SERVICE_HOST": "1"})
+        self.assertNotIn("env", metadata)

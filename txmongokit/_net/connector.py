@@ -7,11 +7,14 @@ have all succeeded; failing any of them is a failed attempt, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import warnings
+from collections.abc import Callable
 from secrets import token_bytes
 from typing import Any
 
 import bson
+from pymongo.driver_info import DriverInfo
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -21,22 +24,35 @@ from twisted.internet.endpoints import (
     UNIXClientEndpoint,
     wrapClientTLS,
 )
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectError,
+    ConnectingCancelledError,
+    ServiceNameUnknownError,
+    UnknownHostError,
+)
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 
-from txmongokit._net.tls import connection_creator, failed_verification
-from txmongokit._sansio.auth import KeyCache
+from txmongokit._net.tls import HostTLS, adapted_creator, connection_creator
+from txmongokit._pymongo import add_error_label
+from txmongokit._sansio.auth import Derivation, KeyCache, Step
 from txmongokit._sansio.compression import Compressor, make_compressor
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
-from txmongokit.errors import AutoReconnect, ConnectionFailure, NetworkTimeout
-from txmongokit.options import ClientOptions
+from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
+from txmongokit.options import ClientOptions, Credentials
 from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["Connector", "EndpointFactory"]
 
 _NO_LIMIT = 86_400.0
+_DOCKER = "/.dockerenv"
+_HELLO_NAMES = ("hello", "isMaster")
+# What an overloaded server never causes (CMAP and client backpressure).
+_NEVER_OVERLOAD = (ConnectBindError, ServiceNameUnknownError, UnknownHostError)
+_OVERLOAD_LABELS = ("SystemOverloadedError", "RetryableError")
 
 EndpointFactory = Callable[[Any, str, "int | None"], IStreamClientEndpoint]
 """
@@ -44,14 +60,41 @@ Called with the reactor, host and port; gives the endpoint to connect with.
 """
 
 
+class _Attempt:
+    """
+    One attempt to connect.
+
+    @ivar greeted: whether the server has answered C{hello}.
+    """
+
+    def __init__(self, address: Address, monitoring: bool, credentials: Credentials | None) -> None:
+        self.address = address
+        self.where = format_address(address)
+        self.monitoring = monitoring
+        self.credentials = credentials
+        self.greeted = False
+
+    def labelled(self, error: AutoReconnect) -> AutoReconnect:
+        """
+        The error, labelled where it may mean that the server is overloaded:
+        until C{hello} is answered, and not on a monitor's connection.
+        """
+        if not self.greeted and not self.monitoring:
+            for label in _OVERLOAD_LABELS:
+                add_error_label(error, label)
+        return error
+
+
 class Connector:
     """
-    Makes connections for one client.
+    Makes connections for one client.  The only owner of what they say of
+    us: credentials and metadata.
 
-    @param reactor: for endpoints and time.
-    @param ssl_context_factory: used for every server instead of the URI's
-        C{tls*} options.
+    @param reactor: for endpoints, time and threads.
+    @param ssl_context_factory: used instead of the URI's C{tls*} options;
+        see L{adapted_creator}.
     @param endpoint_factory: how to reach a server, for proxies and tests.
+    @ivar credentials: who logs in on new connections; C{None} for nobody.
     """
 
     def __init__(
@@ -61,6 +104,7 @@ class Connector:
         ssl_context_factory: Any = None,
         endpoint_factory: EndpointFactory | None = None,
     ) -> None:
+        self.credentials = options.credentials
         self._reactor = reactor
         self._options = options
         self._ssl_context_factory = ssl_context_factory
@@ -68,8 +112,41 @@ class Connector:
         self._keys = KeyCache()
         self._open: set[MongoProtocol] = set()
         self._closing: list[Deferred[None]] = []
-        self._creators: dict[str, Any] = {}
-        self._metadata = client_metadata(options.app_name)
+        self._creators: dict[str, HostTLS] = {}
+        self._warned = False
+        self._drivers: list[DriverInfo] = []
+        self._metadata = self._introduction()
+
+    @property
+    def encrypts(self) -> bool:
+        """
+        Whether connections are made with TLS.
+        """
+        return self._ssl_context_factory is not None or self._options.tls is not None
+
+    def prepare(self) -> None:
+        """
+        Read the files of the C{tls*} options, so that a mistake in them is
+        the first operation's error, not every monitor's.
+
+        @raise ConfigurationError: one of them cannot be used.
+        """
+        for host, _ in self._options.seeds:
+            self._tls(host)
+
+    def append_metadata(self, driver: DriverInfo) -> None:
+        """
+        Add a library that wraps this client to how new connections introduce
+        themselves; adding it once more does nothing.
+
+        @raise ConfigurationError: one of its texts has a C{|}, which
+            separates them.
+        """
+        if any("|" in text for text in driver if text):
+            raise ConfigurationError(f"{driver!r} may not contain '|': leave it out")
+        if driver not in self._drivers:
+            self._drivers.append(driver)
+            self._metadata = self._introduction()
 
     def connect(self, address: Address, *, monitoring: bool = False) -> Deferred[MongoProtocol]:
         """
@@ -79,23 +156,25 @@ class Connector:
 
         @return: fires with a protocol whose C{info} and C{hello} are set;
             fails with L{NetworkTimeout} after C{connectTimeoutMS},
-            L{AutoReconnect} where there is no connection, and
+            L{AutoReconnect} where there is no connection (both labelled
+            C{SystemOverloadedError} and C{RetryableError} where the server
+            may have too much to do), and
             L{txmongokit.errors.OperationFailure} where authentication is
             refused.  Cancelling gives the attempt up and closes what was
             open.
         """
-        attempt = Deferred.fromCoroutine(self._connect(address, monitoring))
-        limit = self._options.connect_timeout
+        credentials = None if monitoring else self.credentials
+        return self._limited(_Attempt(address, monitoring, credentials))
 
-        def too_late(result: Any, timeout: float) -> Any:
-            raise NetworkTimeout(
-                f"{format_address(address)}: no connection within {timeout:g} s "
-                "(connectTimeoutMS): check host, port and firewall"
-            )
+    def verify(self, address: Address, credentials: Credentials) -> Deferred[None]:
+        """
+        Log in on a connection of its own, which is closed again.
 
-        if limit:
-            attempt.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
-        return attempt
+        @return: fires with C{None} when the server has accepted the
+            credentials; fails as L{connect} does.
+        """
+        attempt = self._limited(_Attempt(address, False, credentials))
+        return attempt.addCallback(lambda protocol: protocol.close())
 
     def close(self) -> Deferred[None]:
         """
@@ -123,6 +202,16 @@ class Connector:
             if not waiting.called:
                 waiting.callback(None)
 
+    def _introduction(self) -> dict[str, Any]:
+        return client_metadata(
+            self._options.app_name,
+            drivers=self._drivers,
+            environ=os.environ,
+            in_docker=os.path.exists(_DOCKER),
+        )
+
+    # Endpoints.
+
     def _endpoint(self, address: Address) -> IStreamClientEndpoint:
         host, port = address
         endpoint: IStreamClientEndpoint
@@ -133,22 +222,59 @@ class Connector:
         else:
             # The limit is ours, and ends the whole attempt with its own sentence.
             endpoint = _kind(host)(self._reactor, host, port, timeout=_NO_LIMIT)
-        creator = self._tls_creator(host)
+        creator = self._tls(host)
         return endpoint if creator is None else wrapClientTLS(creator, endpoint)
 
-    def _tls_creator(self, host: str) -> Any:
+    def _tls(self, host: str) -> HostTLS | None:
         """What makes TLS with one host; certificate files are read once."""
-        if self._ssl_context_factory is not None or self._options.tls is None:
-            return self._ssl_context_factory
+        if not self.encrypts:
+            return None
         creator = self._creators.get(host)
         if creator is None:
-            creator = self._creators[host] = connection_creator(self._options.tls, host)
+            if self._ssl_context_factory is not None:
+                creator = adapted_creator(self._ssl_context_factory, host, self._unverified)
+            else:
+                assert self._options.tls is not None
+                creator = connection_creator(self._options.tls, host)
+            self._creators[host] = creator
         return creator
 
-    async def _connect(self, address: Address, monitoring: bool) -> MongoProtocol:
+    def _unverified(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "ssl_context_factory does not verify servers, so anybody may pose as one: use "
+                "tls=true and tlsCAFile, or twisted.internet.ssl.optionsForClientTLS",
+                stacklevel=2,
+            )
+
+    # One attempt.
+
+    def _limited(self, attempt: _Attempt) -> Deferred[MongoProtocol]:
+        connecting = Deferred.fromCoroutine(self._connect(attempt))
+        limit = self._options.connect_timeout
+
+        def too_late(result: Any, timeout: float) -> Any:
+            raise attempt.labelled(
+                NetworkTimeout(
+                    f"{attempt.where}: no connection within {timeout:g} s "
+                    "(connectTimeoutMS): check host, port and firewall"
+                )
+            )
+
+        if limit:
+            connecting.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
+        return connecting
+
+    async def _connect(self, attempt: _Attempt) -> MongoProtocol:
+        credentials = attempt.credentials
+        if credentials is not None and credentials.mechanism == "PLAIN" and not self.encrypts:
+            raise ConfigurationError(
+                "authMechanism=PLAIN sends the password as it is: add tls=true"
+            )
         factory = Factory.forProtocol(MongoProtocol)
         factory.noisy = False
-        endpoint = self._endpoint(address)
+        endpoint = self._endpoint(attempt.address)
         try:
             connected: Any = await endpoint.connect(factory)
         except ConnectingCancelledError as error:
@@ -158,54 +284,83 @@ class Connector:
         except Exception as error:
             # Whatever a user's endpoint fails with means: no connection.
             reason = str(error).rstrip(".") or type(error).__name__
-            raise AutoReconnect(f"{format_address(address)}: {reason}") from error
+            failed = AutoReconnect(f"{attempt.where}: {reason}")
+            if isinstance(error, ConnectError) and not isinstance(error, _NEVER_OVERLOAD):
+                attempt.labelled(failed)
+            raise failed from error
         protocol: MongoProtocol = connected
-        protocol.address = address
+        protocol.address = attempt.address
         self._open.add(protocol)
         protocol.on_lost = lambda reason: self._lost(protocol)
         try:
-            result = await self._shake_hands(protocol, address, monitoring)
+            result = await self._shake_hands(protocol, attempt)
         except BaseException as error:
             # Cancellation too: nothing half-made may stay open.
-            where = format_address(address)
-            protocol.abort(ConnectionFailure(f"{where}: handshake failed"))
-            refusal = failed_verification(error.__cause__, address[0])
-            if refusal is None:
-                raise
-            raise AutoReconnect(f"{where}: {refusal}") from error.__cause__
+            protocol.abort(ConnectionFailure(f"{attempt.where}: handshake failed"))
+            raise self._explained(error, protocol, attempt) from error.__cause__
         protocol.info = result.info
         protocol.hello = result.hello
         protocol.exchange.max_message_size = result.info.max_message_size
         protocol.exchange.compressor = self._compressor(result)
         return protocol
 
+    def _explained(
+        self, error: BaseException, protocol: MongoProtocol, attempt: _Attempt
+    ) -> BaseException:
+        """What a handshake's failure was really about."""
+        if not isinstance(error, AutoReconnect) or error.__cause__ is None:
+            return error  # Not the network's doing, or ours.
+        creator = self._creators.get(attempt.address[0])
+        if creator is not None:
+            refusal = creator.refusal(error.__cause__, protocol.transport)
+            if refusal is not None:
+                return AutoReconnect(f"{attempt.where}: {refusal}")
+        if attempt.greeted:
+            return error
+        hint = (
+            "the server may require TLS (tls=true)"
+            if creator is None
+            else "the server may speak no TLS, or demand a certificate (tlsCertificateKeyFile)"
+        )
+        return attempt.labelled(type(error)(f"{error} before hello was answered: {hint}"))
+
     def _compressor(self, result: HandshakeResult) -> Compressor | None:
         for name in result.compressors:
             return make_compressor(name, self._options.zlib_compression_level)
         return None
 
-    async def _shake_hands(
-        self, protocol: MongoProtocol, address: Address, monitoring: bool
-    ) -> HandshakeResult:
+    async def _shake_hands(self, protocol: MongoProtocol, attempt: _Attempt) -> HandshakeResult:
         options = self._options
         conversation = handshake(
-            address,
+            attempt.address,
             metadata=self._metadata,
-            credentials=None if monitoring else options.credentials,
-            compressors=() if monitoring else options.compressors,
+            credentials=attempt.credentials,
+            compressors=() if attempt.monitoring else options.compressors,
             server_api=options.server_api,
             nonce=_nonce,
             key_cache=self._keys,
         )
-        reply: Mapping[str, Any] | None = None
+        answer: Any = None
         while True:
             try:
-                database, body = next(conversation) if reply is None else conversation.send(reply)
+                wanted = conversation.send(answer)
             except StopIteration as stop:
                 result: HandshakeResult = stop.value
                 return result
-            raw = await protocol.request(bson.encode({**body, "$db": database}), compress=False)
-            reply = bson.decode(raw)
+            if isinstance(wanted, Derivation):
+                attempt.greeted = True
+                answer = await self._derived(wanted)
+            else:
+                attempt.greeted = next(iter(wanted.body)) not in _HELLO_NAMES
+                answer = await self._asked(protocol, wanted)
+
+    async def _asked(self, protocol: MongoProtocol, step: Step) -> Any:
+        body = bson.encode({**step.body, "$db": step.database})
+        return bson.decode(await protocol.request(body, compress=False))
+
+    def _derived(self, wanted: Derivation) -> Deferred[bytes]:
+        """The key, made in a thread: the reactor has other things to do."""
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), wanted.key)
 
 
 def _kind(host: str) -> Any:

@@ -1,6 +1,6 @@
 """
 Logging in, as conversations: each step yields a command and is sent its
-reply.
+reply, or yields work that is too long for a reactor and is sent its result.
 
 Follows the drivers' authentication specification, RFC 5802 and RFC 7677.
 """
@@ -11,14 +11,26 @@ import hashlib
 import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from hashlib import md5, pbkdf2_hmac
 from typing import Any, NamedTuple
 
-from txmongokit._pymongo import saslprep
+from txmongokit._pymongo import raise_command_error, saslprep
 from txmongokit.errors import ConfigurationError, OperationFailure
 from txmongokit.options import Credentials
 
-__all__ = ["Conversation", "KeyCache", "Step", "authenticate", "speculate"]
+__all__ = [
+    "AUTHENTICATION_FAILED",
+    "Conversation",
+    "Derivation",
+    "KeyCache",
+    "Step",
+    "authenticate",
+    "speculate",
+]
+
+# The server's code for a refused log-in, and ours where we refuse the server.
+AUTHENTICATION_FAILED = 18
 
 
 class Step(NamedTuple):
@@ -30,19 +42,43 @@ class Step(NamedTuple):
     body: dict[str, Any]
 
 
-Conversation = Generator[Step, Mapping[str, Any], None]
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """
+    A salted password that is long in the making (RFC 5802, C{Hi}).
+
+    @ivar digest: C{sha1} or C{sha256}.
+    @ivar secret: the password, or what stands for it.
+    """
+
+    digest: str
+    secret: bytes = field(repr=False)
+    salt: bytes
+    iterations: int
+
+    def key(self) -> bytes:
+        """
+        Make it.  Other threads can work meanwhile.
+        """
+        return pbkdf2_hmac(self.digest, self.secret, self.salt, self.iterations)
+
+
+Conversation = Generator[Step | Derivation, Any, None]
 
 _DIGESTS = {"SCRAM-SHA-1": "sha1", "SCRAM-SHA-256": "sha256"}
 _MIN_ITERATIONS = 4096
-# A hostile server could otherwise keep us hashing for ever.
-_MAX_ITERATIONS = 10_000_000
+# A hostile server could otherwise keep us hashing for ever; this many take
+# about half a second.
+_MAX_ITERATIONS = 2_000_000
+# Servers ask for 15,000 unless told otherwise: a few milliseconds.
+_SHORT = 20_000
 _HEADER = b"n,,"
 
 
 class KeyCache:
     """
     Salted passwords by what they were made of, since making one is slow on
-    purpose.
+    purpose.  It holds no password.
 
     @param limit: how many are kept.
     """
@@ -51,16 +87,19 @@ class KeyCache:
         self._limit = limit
         self._keys: dict[tuple[Any, ...], bytes] = {}
 
-    def salted(self, digest: str, secret: bytes, salt: bytes, iterations: int) -> bytes:
+    def salted(self, wanted: Derivation) -> Generator[Derivation, bytes, bytes]:
         """
-        The salted password, made or remembered.
+        The salted password: remembered, made at once if that is short, or
+        asked for by yielding C{wanted}.
         """
-        key = (digest, hmac.digest(b"txmongokit", secret, "sha256"), salt, iterations)
-        known = self._keys.get(key)
+        secret = hmac.digest(b"txmongokit", wanted.secret, "sha256")
+        name = (wanted.digest, secret, wanted.salt, wanted.iterations)
+        known = self._keys.get(name)
         if known is None:
+            known = wanted.key() if wanted.iterations <= _SHORT else (yield wanted)
             if len(self._keys) >= self._limit:
                 self._keys.clear()
-            known = self._keys[key] = pbkdf2_hmac(digest, secret, salt, iterations)
+            self._keys[name] = known
         return known
 
 
@@ -99,24 +138,26 @@ class _Scram:
             "options": {"skipEmptyExchange": True},
         }
 
-    def prove(self, server_first: bytes) -> bytes:
+    def prove(self, server_first: bytes) -> Generator[Derivation, bytes, bytes]:
         """The message that proves that we know the password."""
         fields = _fields(server_first)
         try:
             nonce, iterations = fields[b"r"], int(fields[b"i"])
             salt = b64decode(fields[b"s"], validate=True)
         except (KeyError, ValueError) as error:
-            raise OperationFailure("the server's SCRAM challenge cannot be read") from error
+            raise _distrust("the server's SCRAM challenge cannot be read") from error
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
-            raise OperationFailure("the server's SCRAM nonce does not continue ours")
+            raise _distrust("the server's SCRAM nonce does not continue ours")
         if not _MIN_ITERATIONS <= iterations <= _MAX_ITERATIONS:
-            raise OperationFailure(
+            raise _distrust(
                 f"the server asks for {iterations} SCRAM iterations, which is outside "
                 f"{_MIN_ITERATIONS} to {_MAX_ITERATIONS}"
             )
         without_proof = b"c=" + b64encode(_HEADER) + b",r=" + nonce
         message = b",".join((self._first_bare, server_first, without_proof))
-        salted = self._keys.salted(self._digest, self._secret, salt, iterations)
+        salted = yield from self._keys.salted(
+            Derivation(self._digest, self._secret, salt, iterations)
+        )
         client_key = hmac.digest(salted, b"Client Key", self._digest)
         stored_key = _hash(client_key, self._digest)
         signature = hmac.digest(stored_key, message, self._digest)
@@ -129,15 +170,19 @@ class _Scram:
         """Check that the server knows the password, too."""
         fields = _fields(server_final)
         if b"e" in fields:
-            raise OperationFailure(f"the server refused: {fields[b'e'].decode('utf-8', 'replace')}")
+            raise _distrust(f"the server refused: {fields[b'e'].decode('utf-8', 'replace')}")
         try:
             signature = b64decode(fields.get(b"v", b""), validate=True)
         except ValueError:
             signature = b""
         if not hmac.compare_digest(signature, self._server_signature):
-            raise OperationFailure(
+            raise _distrust(
                 "the server could not prove that it knows the password: is it the right server?"
             )
+
+
+def _distrust(reason: str) -> OperationFailure:
+    return OperationFailure(reason, AUTHENTICATION_FAILED)
 
 
 def _hash(data: bytes, digest: str) -> bytes:
@@ -183,7 +228,8 @@ def authenticate(
     reply: Mapping[str, Any] | None = None,
 ) -> Conversation:
     """
-    Log in.
+    Log in.  Yields each L{Step}, to be sent its reply, and each
+    L{Derivation}, to be sent its key.
 
     @param mechanisms: what the server has for the user
         (C{saslSupportedMechs}).
@@ -191,6 +237,7 @@ def authenticate(
     @param reply: the server's C{speculativeAuthenticate}.
 
     @raise OperationFailure: the server refuses, or is not what it says.
+    @raise NotPrimaryError: the server is shutting down.
     @raise ConfigurationError: the mechanism is not supported.
     """
     mechanism = credentials.mechanism
@@ -215,7 +262,7 @@ def authenticate(
 
 def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) -> Conversation:
     identifier = reply.get("conversationId")
-    proof = scram.prove(_payload(reply))
+    proof = yield from scram.prove(_payload(reply))
     reply = yield Step(scram.source, _continue(identifier, proof))
     _check(reply, credentials)
     scram.verify(_payload(reply))
@@ -223,7 +270,7 @@ def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) ->
         reply = yield Step(scram.source, _continue(identifier, b""))
         _check(reply, credentials)
         if not reply.get("done"):
-            raise OperationFailure("the server does not end the SCRAM conversation")
+            raise _distrust("the server does not end the SCRAM conversation")
 
 
 def _payload(reply: Mapping[str, Any]) -> bytes:
@@ -256,9 +303,8 @@ def _x509(credentials: Credentials) -> dict[str, Any]:
 def _check(reply: Mapping[str, Any], credentials: Credentials) -> None:
     if reply.get("ok"):
         return
-    raise OperationFailure(
+    text = (
         f"user {credentials.username!r} could not log in to {credentials.source!r}: "
-        f"{reply.get('errmsg', 'no reason given')}",
-        reply.get("code"),
-        dict(reply),
+        f"{reply.get('errmsg', 'no reason given')}"
     )
+    raise_command_error({"code": AUTHENTICATION_FAILED, **reply, "errmsg": text}, None)

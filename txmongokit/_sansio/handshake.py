@@ -13,11 +13,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import bson
+from pymongo import version as pymongo_version
+from pymongo.driver_info import DriverInfo
 from pymongo.server_type import SERVER_TYPE
 
-from txmongokit._pymongo import Hello
-from txmongokit._sansio.auth import Conversation, KeyCache, Step, authenticate, speculate
-from txmongokit.errors import ConfigurationError, OperationFailure, ProtocolError
+from txmongokit._pymongo import Hello, raise_command_error
+from txmongokit._sansio.auth import (
+    Conversation,
+    Derivation,
+    KeyCache,
+    Step,
+    authenticate,
+    speculate,
+)
+from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
 
@@ -44,9 +53,20 @@ class HandshakeResult:
     hello: Mapping[str, Any]
 
 
-def client_metadata(app_name: str | None = None) -> dict[str, Any]:
+def client_metadata(
+    app_name: str | None = None,
+    *,
+    drivers: Sequence[DriverInfo] = (),
+    environ: Mapping[str, str] | None = None,
+    in_docker: bool = False,
+) -> dict[str, Any]:
     """
     How we introduce ourselves, at most 512 bytes of BSON.
+
+    @param drivers: what has wrapped us, first the innermost.
+    @param environ: the process's environment, which may tell of a cloud
+        function or a container.
+    @param in_docker: whether there is a file C{/.dockerenv}.
 
     @raise ConfigurationError: C{app_name} is longer than 128 bytes.
     """
@@ -56,23 +76,113 @@ def client_metadata(app_name: str | None = None) -> dict[str, Any]:
         own_version = version("txmongokit")
     except PackageNotFoundError:
         own_version = "0"  # used from a checkout
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    # PyMongo's code encodes, decodes and parses for us.
+    chain = [
+        DriverInfo("txmongokit", own_version, python),
+        DriverInfo("PyMongo", pymongo_version, "Twisted"),
+        *drivers,
+    ]
     metadata: dict[str, Any] = {}
     if app_name:
         metadata["application"] = {"name": app_name}
-    metadata["driver"] = {"name": "txmongokit", "version": own_version}
+    metadata["driver"] = _driver(chain)
     metadata["os"] = {
         "type": platform.system() or "unknown",
         "name": platform.system(),
         "architecture": platform.machine(),
         "version": platform.release(),
     }
-    metadata["platform"] = f"{platform.python_implementation()} {platform.python_version()}|Twisted"
-    if len(bson.encode(metadata)) > _METADATA_LIMIT:
+    metadata["platform"] = "|".join(each.platform for each in chain if each.platform)
+    environment = _environment({} if environ is None else environ, in_docker)
+    if environment:
+        metadata["env"] = environment
+    return _shortened(metadata, chain)
+
+
+def _driver(chain: Sequence[DriverInfo]) -> dict[str, str]:
+    # A name and its version stand at the same place in each.
+    return {
+        "name": "|".join(each.name or "" for each in chain),
+        "version": "|".join(each.version or "" for each in chain),
+    }
+
+
+def _shortened(metadata: dict[str, Any], chain: list[DriverInfo]) -> dict[str, Any]:
+    """Leave out what is over the limit, in the specification's order."""
+
+    def excess() -> int:
+        return len(bson.encode(metadata)) - _METADATA_LIMIT
+
+    if excess() > 0:
+        environment = metadata.pop("env", {})
+        if "name" in environment:
+            metadata["env"] = {"name": environment["name"]}
+    if excess() > 0:
         metadata["os"] = {"type": metadata["os"]["type"]}
-    excess = len(bson.encode(metadata)) - _METADATA_LIMIT
-    if excess > 0:
-        metadata["platform"] = metadata["platform"].encode()[:-excess].decode("utf-8", "ignore")
+    if excess() > 0:
+        metadata.pop("env", None)
+    if (over := excess()) > 0:
+        metadata["platform"] = metadata["platform"].encode()[:-over].decode("utf-8", "ignore")
+    # The specification stops here; a name without an end would shut us out.
+    while excess() > 0 and len(chain) > 1:
+        chain = chain[:-1]
+        metadata["driver"] = _driver(chain)
     return metadata
+
+
+_LAMBDA, _AZURE, _GCP, _VERCEL = "aws.lambda", "azure.func", "gcp.func", "vercel"
+_FIELDS: Mapping[str, Mapping[str, tuple[str, type]]] = {
+    _LAMBDA: {
+        "region": ("AWS_REGION", str),
+        "memory_mb": ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", int),
+    },
+    _AZURE: {},
+    _GCP: {
+        "memory_mb": ("FUNCTION_MEMORY_MB", int),
+        "timeout_sec": ("FUNCTION_TIMEOUT_SEC", int),
+        "region": ("FUNCTION_REGION", str),
+    },
+    _VERCEL: {"region": ("VERCEL_REGION", str)},
+}
+
+
+def _environment(environ: Mapping[str, str], in_docker: bool) -> dict[str, Any]:
+    """Where we run: the handshake specification's C{client.env}."""
+    found: dict[str, Any] = {}
+    name = _function_as_a_service(environ)
+    if name is not None:
+        found["name"] = name
+        for key, (variable, kind) in _FIELDS[name].items():
+            text = environ.get(variable, "")
+            if kind is str and text:
+                found[key] = text
+            # An int32, and what is none is left out.
+            elif kind is int and text.isascii() and text.isdigit() and int(text) < 2**31:
+                found[key] = int(text)
+    container = {}
+    if in_docker:
+        container["runtime"] = "docker"
+    if environ.get("KUBERNETES_SERVICE_HOST"):
+        container["orchestrator"] = "kubernetes"
+    if container:
+        found["container"] = container
+    return found
+
+
+def _function_as_a_service(environ: Mapping[str, str]) -> str | None:
+    names = []
+    if environ.get("VERCEL"):
+        names.append(_VERCEL)
+    elif environ.get("AWS_LAMBDA_RUNTIME_API") or environ.get("AWS_EXECUTION_ENV", "").startswith(
+        "AWS_Lambda_"
+    ):
+        names.append(_LAMBDA)
+    if environ.get("FUNCTIONS_WORKER_RUNTIME"):
+        names.append(_AZURE)
+    if environ.get("K_SERVICE") or environ.get("FUNCTION_NAME"):
+        names.append(_GCP)
+    return names[0] if len(names) == 1 else None
 
 
 def handshake(
@@ -84,21 +194,28 @@ def handshake(
     server_api: Any,
     nonce: Callable[[], bytes],
     key_cache: KeyCache,
-) -> Generator[Step, Mapping[str, Any], HandshakeResult]:
+) -> Generator[Step | Derivation, Any, HandshakeResult]:
     """
     Introduce ourselves and log in.
 
     Yields commands, to be sent uncompressed; is sent their replies, whether
-    C{ok} or not.
+    C{ok} or not.  Yields a L{Derivation} where one is long; is sent its key.
 
     @param credentials: C{None} to leave logging in out.
     @param nonce: gives random bytes.
 
     @raise OperationFailure: logging in failed, or C{hello} did.
+    @raise NotPrimaryError: the server is shutting down.
     @raise ConfigurationError: the server is too old.
     @raise ProtocolError: what it answers is no reply to C{hello}.
     """
-    body: dict[str, Any] = {"hello": 1, "helloOk": True, "client": metadata}
+    body: dict[str, Any] = {
+        "hello": 1,
+        "helloOk": True,
+        # We slow down when the server says so (client backpressure).
+        "backpressure": True,
+        "client": metadata,
+    }
     if compressors:
         body["compression"] = list(compressors)
     begun = None
@@ -115,11 +232,8 @@ def handshake(
         del body["hello"]
         reply = yield Step("admin", {"isMaster": 1, **body})
     if not reply.get("ok"):
-        raise OperationFailure(
-            f"{format_address(address)}: hello was refused: {reply.get('errmsg')}",
-            reply.get("code"),
-            dict(reply),
-        )
+        text = f"{format_address(address)}: hello was refused: {reply.get('errmsg')}"
+        raise_command_error({**reply, "errmsg": text}, None)
     _check_types(address, reply)
     hello = Hello(dict(reply))
     info = _info(address, hello)
@@ -153,7 +267,9 @@ def _declaration(server_api: Any) -> dict[str, Any]:
 def _declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conversation:
     step = next(conversation, None)
     while step is not None:
-        reply = yield Step(step.database, {**step.body, **declared})
+        if isinstance(step, Step):
+            step = Step(step.database, {**step.body, **declared})
+        reply = yield step
         try:
             step = conversation.send(reply)
         except StopIteration:
