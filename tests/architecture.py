@@ -38,7 +38,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "txmongokit"
 
-VALUES = ("types", "errors", "options", "filter", "interfaces", "_pymongo", "rawbson")
+VALUES = ("types", "errors", "options", "filter", "interfaces", "_pymongo", "rawbson", "uri")
 API = (
     "sessions",
     "scope",
@@ -85,6 +85,7 @@ _MORE_THIRD_PARTIES = {
     "interfaces": ("zope.interface", "twisted.internet"),
     "connection": ("twisted", "zope.interface"),
     "testing": ("cryptography",),
+    "gridfs": ("gridfs.errors", "zope.interface"),
 }
 
 _PUBLIC_PYMONGO = frozenset(

@@ -7,6 +7,7 @@ here, and C{tests/test_pymongo.py} takes each name away in turn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -33,10 +34,17 @@ __all__ = [
     "add_error_label",
     "add_to_bulk",
     "decode_selective",
+    "is_public_suffix",
     "raise_command_error",
     "remove_error_label",
     "saslprep",
+    "timeout_context",
 ]
+
+try:
+    from pymongo import _csot
+except ImportError:
+    _csot = None  # type: ignore[assignment]
 
 try:
     from pymongo.hello import Hello
@@ -47,6 +55,11 @@ try:
     from pymongo.saslprep import saslprep as _saslprep
 except ImportError:
     _saslprep = None  # type: ignore[assignment]
+
+try:
+    from pymongo._psl import is_public_suffix as _is_public_suffix
+except ImportError:
+    _is_public_suffix = None  # type: ignore[assignment]
 
 # SDAM specification, "not writable primary" and "node is recovering".
 NODE_RECOVERING_CODES = frozenset({11600, 11602, 13436, 189, 91})
@@ -145,6 +158,29 @@ def saslprep(text: str) -> str:
     except ValueError as error:
         raise ConfigurationError(f"the user name or password is not allowed: {error}") from error
     return prepared if isinstance(prepared, str) else prepared.decode()
+
+
+def is_public_suffix(domain: str) -> bool:
+    """
+    Whether anybody may register names directly below a domain, as below
+    C{co.uk}.  Where PyMongo has no list of such domains, only those of one
+    label are.
+    """
+    if _is_public_suffix is None:
+        return "." not in domain
+    return bool(_is_public_suffix(domain))
+
+
+def timeout_context() -> tuple[float, float] | None:
+    """
+    What C{pymongo.timeout()} says here: the seconds that were given (0 for no
+    limit) and the seconds that are left; C{None} outside of it, and where
+    PyMongo hides it.
+    """
+    if _csot is None:
+        return None
+    timeout = _csot.get_timeout()
+    return None if timeout is None else (timeout, _csot.clamp_remaining(math.inf))
 
 
 def add_error_label(error: PyMongoError, label: str) -> None:
