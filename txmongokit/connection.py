@@ -12,9 +12,11 @@ from random import Random
 from typing import Any
 
 from bson.codec_options import CodecOptions
+from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
@@ -226,6 +228,61 @@ class ConnectionPool:
             default_transaction_options=default_transaction_options,
         )
         return ClientSession(self, state)
+
+    def aconnect(self) -> Deferred[None]:
+        """
+        Begin to watch the servers, as the first operation otherwise does.
+
+        @return: has fired already, without waiting for any server; failed
+            where the client was closed or an option's file cannot be used.
+        """
+        try:
+            self._topology.start()
+        except PyMongoError:
+            return fail()
+        return succeed(None)
+
+    def append_metadata(self, driver_info: DriverInfo) -> None:
+        """
+        Name a library that wraps this client to servers, on connections
+        made from now on.
+
+        @raise ConfigurationError: one of its texts has a C{|}.
+        """
+        self._connector.append_metadata(driver_info)
+
+    def authenticate(
+        self, database: str, username: str, password: str | None, mechanism: str = "DEFAULT"
+    ) -> Deferred[None]:
+        """
+        Log in as another user than the connection string's, on every
+        connection: those there are end when their operations do.
+
+        @param database: the one that knows the user.
+
+        @return: fires with C{None} when a server has accepted the user; fails
+            with L{txmongokit.errors.OperationFailure} where it refuses, and
+            then, as when it is cancelled, nothing changes.
+        """
+        return Deferred.fromCoroutine(self._authenticate(database, username, password, mechanism))
+
+    async def _authenticate(
+        self, database: str, username: str, password: str | None, mechanism: str
+    ) -> None:
+        credentials = parse_options(
+            "mongodb://localhost",
+            username=username,
+            password=password,
+            authsource="$external" if mechanism == "MONGODB-X509" else database,
+            authmechanism=mechanism,
+        ).credentials
+        assert credentials is not None
+        await self.aconnect()
+        limit = self._client_options.server_selection_timeout
+        server = await self._topology.select(False, ReadPreference.NEAREST, limit)
+        await self._connector.verify(server.address, credentials)
+        self._connector.credentials = credentials
+        self._topology.renew_connections()
 
     def disconnect(self) -> Deferred[None]:
         """
