@@ -114,6 +114,16 @@ class Database(Scope):
         """
         return self[name].with_options(**options) if options else self[name]
 
+    def authenticate(
+        self, name: str, password: str | None, mechanism: str = "DEFAULT"
+    ) -> Deferred[None]:
+        """
+        Log in as a user of this database, on every connection of the client;
+        see L{txmongokit.connection.ConnectionPool.authenticate}.
+        """
+        logged_in: Deferred[None] = self.client.authenticate(self._name, name, password, mechanism)
+        return logged_in
+
     # Commands.
 
     def command(
