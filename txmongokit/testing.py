@@ -41,7 +41,12 @@ from urllib.parse import quote_plus, urlencode
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import NameOID
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, PyMongoError
@@ -49,6 +54,7 @@ from pymongo.errors import AutoReconnect, PyMongoError
 from txmongokit.types import Address
 
 __all__ = [
+    "CertificateAuthority",
     "Credentials",
     "Deployment",
     "Member",
@@ -142,6 +148,7 @@ class _Settings:
     set_name: str | None
     auth: Credentials | None
     tls: bool
+    client_certificates: bool
     parameters: Mapping[str, object]
     cache_gb: float
     oplog_size_mb: int
@@ -329,7 +336,9 @@ class Member:
             if settings.set_name is not None:
                 yield from ("--keyFile", str(self._root / "keyfile"))
         if settings.tls:
-            yield from ("--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates")
+            yield from ("--tlsMode", "requireTLS")
+            if not settings.client_certificates:
+                yield "--tlsAllowConnectionsWithoutCertificates"
             yield from ("--tlsCertificateKeyFile", str(self._root / "server.pem"))
             yield from ("--tlsCAFile", str(self._root / "ca.pem"))
         for name, value in settings.parameters.items():
@@ -373,9 +382,17 @@ class Deployment:
     @ivar members: its servers.
     @ivar set_name: the replica set's name, C{None} for a standalone server.
     @ivar folder: the temporary folder that holds everything.
+    @ivar authority: what signed its certificates, C{None} without TLS.
     """
 
-    def __init__(self, members: Sequence[Member], settings: _Settings, folder: Path) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        settings: _Settings,
+        folder: Path,
+        authority: CertificateAuthority | None = None,
+    ) -> None:
+        self.authority = authority
         self.members = tuple(members)
         self.set_name = settings.set_name
         self.folder = folder
@@ -528,6 +545,7 @@ def standalone(
     *,
     auth: Credentials | None = None,
     tls: bool = False,
+    client_certificates: bool = False,
     parameters: Mapping[str, object] | None = None,
     binary: str | None = None,
     environment: Mapping[str, str] | None = None,
@@ -541,6 +559,7 @@ def standalone(
     @param auth: the root user to create; C{None} leaves access control off.
     @param tls: whether to demand TLS, with a certificate for C{localhost} and
         127.0.0.1 made for the occasion.
+    @param client_certificates: whether clients must have one, too.
     @param parameters: server parameters (C{--setParameter}).
     @param binary: the C{mongod} to run; L{find_mongod}'s by default.
     @param environment: variables to add to the server's environment.
@@ -556,6 +575,7 @@ def standalone(
             set_name=None,
             auth=auth,
             tls=tls,
+            client_certificates=client_certificates,
             parameters={**_PARAMETERS, **(parameters or {})},
             cache_gb=cache_gb,
             oplog_size_mb=0,
@@ -597,6 +617,7 @@ def replica_set(
             set_name=name,
             auth=auth,
             tls=tls,
+            client_certificates=False,
             parameters={**_PARAMETERS, **(parameters or {})},
             cache_gb=cache_gb,
             oplog_size_mb=oplog_size_mb,
@@ -616,13 +637,13 @@ def _deploy(members: int, settings: _Settings, tries: int = 3) -> Deployment:
         keyfile = folder / "keyfile"
         keyfile.write_text(secrets.token_hex(32))
         keyfile.chmod(0o400)
-    if settings.tls:
-        _write_certificates(folder)
+    authority = _write_certificates(folder) if settings.tls else None
     ports = _free_ports(members)
     deployment = Deployment(
         [Member(settings, folder, port, folder / f"member{port}") for port in ports],
         settings,
         folder,
+        authority,
     )
     try:
         deployment.start()
@@ -674,7 +695,12 @@ def _listens(port: int) -> bool:
 
 
 def _tls_options(settings: _Settings, root: Path) -> dict[str, Any]:
-    return {"tls": True, "tlsCAFile": str(root / "ca.pem")} if settings.tls else {}
+    options: dict[str, Any] = {}
+    if settings.tls:
+        options.update(tls=True, tlsCAFile=str(root / "ca.pem"))
+    if settings.client_certificates:
+        options.update(tlsCertificateKeyFile=str(root / "client.pem"))
+    return options
 
 
 def _state(client: MongoClient[dict[str, Any]]) -> dict[str, Any]:
@@ -710,20 +736,39 @@ def _wait_for(what: str, ask: Callable[[], _T | None], seconds: float = _START_S
         time.sleep(_POLL_SECONDS)
 
 
-def _write_certificates(folder: Path) -> None:
+class CertificateAuthority:
     """
-    A throw-away authority (C{ca.pem}), and a server's and a client's
-    certificate with key signed by it (C{server.pem}, C{client.pem}).
+    Signs throw-away certificates for tests, and takes them back.
+
+    @ivar pem: its own certificate.
     """
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "txmongokit test authority")])
-    (folder / "ca.pem").write_bytes(
-        _sign(authority, authority_key, authority, authority_key).public_bytes(Encoding.PEM)
-    )
-    names = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(_HOST))]
-    )
-    for role in ("server", "client"):
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, "txmongokit test authority")]
+        )
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        certificate = self._sign(self._name, self._key, constraints, days=2)
+        self.pem = certificate.public_bytes(Encoding.PEM)
+
+    def issue(
+        self,
+        path: Path,
+        role: str = "server",
+        hosts: Sequence[str] = ("localhost", _HOST),
+        days: int = 2,
+        password: bytes | None = None,
+    ) -> None:
+        """
+        Write a certificate and its key into one file, as C{mongod} and
+        C{tlsCertificateKeyFile} want them.  Its subject is
+        C{CN=role,O=txmongokit role}.
+
+        @param hosts: names and addresses that it is for.
+        @param days: until it expires; negative for one that has.
+        @param password: encrypts the key.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [
@@ -732,37 +777,81 @@ def _write_certificates(folder: Path) -> None:
                 x509.NameAttribute(NameOID.COMMON_NAME, role),
             ]
         )
-        certificate = _sign(subject, key, authority, authority_key, names)
-        path = folder / f"{role}.pem"
+        constraints = x509.BasicConstraints(ca=False, path_length=None)
+        certificate = self._sign(subject, key, constraints, days=days, hosts=hosts)
+        encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
         path.touch(0o600)
         path.write_bytes(
             certificate.public_bytes(Encoding.PEM)
-            + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         )
 
+    def revoke(self, path: Path, *certificates: Path) -> None:
+        """
+        Write a list of revoked certificates, in place of any before it.
 
-def _sign(
-    subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Name,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    names: x509.SubjectAlternativeName | None = None,
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.BasicConstraints(ca=names is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False
+        @param certificates: the files that they are in.
+        """
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - datetime.timedelta(days=1))
+            .next_update(now + datetime.timedelta(days=2))
         )
-    )
-    if names is not None:
-        builder = builder.add_extension(names, critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
+        for each in certificates:
+            revoked = x509.load_pem_x509_certificate(each.read_bytes())
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(revoked.serial_number)
+                .revocation_date(now - datetime.timedelta(days=1))
+                .build()
+            )
+        path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        constraints: x509.BasicConstraints,
+        days: int,
+        hosts: Sequence[str] = (),
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        ends = now + datetime.timedelta(days=days)
+        issuer_key = self._key.public_key()
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(min(now, ends) - datetime.timedelta(days=1))
+            .not_valid_after(ends)
+            .add_extension(constraints, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), False)
+        )
+        if hosts:
+            names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write_certificates(folder: Path) -> CertificateAuthority:
+    """
+    A throw-away authority (C{ca.pem}), and a server's and a client's
+    certificate with key signed by it (C{server.pem}, C{client.pem}).
+    """
+    authority = CertificateAuthority()
+    (folder / "ca.pem").write_bytes(authority.pem)
+    for role in ("server", "client"):
+        authority.issue(folder / f"{role}.pem", role)
+    return authority

@@ -28,6 +28,8 @@ from twisted.internet.error import (
     ConnectBindError,
     ConnectError,
     ConnectingCancelledError,
+    ConnectionRefusedError,
+    NoRouteError,
     ServiceNameUnknownError,
     UnknownHostError,
 )
@@ -50,8 +52,15 @@ __all__ = ["Connector", "EndpointFactory"]
 _NO_LIMIT = 86_400.0
 _DOCKER = "/.dockerenv"
 _HELLO_NAMES = ("hello", "isMaster")
-# What an overloaded server never causes (CMAP and client backpressure).
-_NEVER_OVERLOAD = (ConnectBindError, ServiceNameUnknownError, UnknownHostError)
+# What an overloaded server never causes (CMAP and client backpressure): where
+# nobody listens, a server is down.
+_NEVER_OVERLOAD = (
+    ConnectBindError,
+    ConnectionRefusedError,
+    NoRouteError,
+    ServiceNameUnknownError,
+    UnknownHostError,
+)
 _OVERLOAD_LABELS = ("SystemOverloadedError", "RetryableError")
 
 EndpointFactory = Callable[[Any, str, "int | None"], IStreamClientEndpoint]
@@ -142,6 +151,8 @@ class Connector:
         @raise ConfigurationError: one of its texts has a C{|}, which
             separates them.
         """
+        if not isinstance(driver, DriverInfo):
+            raise TypeError(f"driver_info must be a DriverInfo, not a {type(driver).__name__}")
         if any("|" in text for text in driver if text):
             raise ConfigurationError(f"{driver!r} may not contain '|': leave it out")
         if driver not in self._drivers:

@@ -37,7 +37,7 @@ _END_OF_CERTIFICATE = b"-----END CERTIFICATE-----"
 _REVOCATION_LIST = b"-----BEGIN X509 CRL-----"
 
 # OpenSSL's numbers of what may be wrong with a certificate, and what helps.
-_NO_REVOCATION_LIST = 3
+_NO_REVOCATION_LIST = (3, 8)
 _OUT_OF_TIME = (9, 10)
 _REVOCATION_LIST_OUT_OF_TIME = (11, 12)
 _REVOKED = 23
@@ -126,7 +126,7 @@ def _remedy(number: int) -> str | None:
         return "renew it, and check this machine's clock"
     if number == _REVOKED:
         return "its authority says so in tlsCRLFile: replace it"
-    if number == _NO_REVOCATION_LIST:
+    if number in _NO_REVOCATION_LIST:
         return "tlsCRLFile must hold a list of the authority that signed the server's"
     if number in _REVOCATION_LIST_OUT_OF_TIME:
         return "renew the list in tlsCRLFile"
@@ -243,7 +243,9 @@ def _revocation_check(options: TLSOptions) -> Callable[[SSL.Connection], None]:
     the list of revoked ones.
     """
     path = options.crl_file
-    if path is None or options.allow_invalid_certificates:
+    if options.allow_invalid_certificates or options.disable_certificate_revocation_check:
+        path = None
+    if path is None:
         return lambda connection: None
     if _REVOCATION_LIST not in _read(path, "tlsCRLFile"):
         raise ConfigurationError(f"tlsCRLFile={path!r} holds no PEM certificate revocation list")
