@@ -7,11 +7,13 @@ This is the only place where the layers are put together.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from bson.codec_options import CodecOptions
+from bson.objectid import ObjectId
 from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -21,12 +23,13 @@ from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
 from txmongokit._net.executor import Executor
+from txmongokit._net.observation import Observer
 from txmongokit._net.topology import Topology
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState
 from txmongokit.database import Database
-from txmongokit.errors import ConfigurationError, InvalidOperation, PyMongoError
+from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.options import ClientOptions, parse_options
 from txmongokit.sessions import ClientSession
@@ -104,14 +107,20 @@ class ConnectionPool:
         self._client_options = client_options
         self._reactor = reactor
         self._connector = Connector(reactor, client_options, ssl_context_factory, endpoint_factory)
-        self._topology = Topology(reactor, client_options, self._connector, Random())
+        topology_id = ObjectId()
+        observer = Observer(client_options.event_listeners, topology_id)
+        random = Random()
+        self._topology = Topology(reactor, client_options, self._connector, observer, random)
         self._sessions = ServerSessionPool(lambda: uuid.uuid4().bytes)
-        self._executor = Executor(reactor, client_options, self._topology, self._sessions)
+        self._executor = Executor(
+            reactor, client_options, self._topology, self._sessions, observer, random
+        )
         self.options = CommandOptions(
             codec_options=client_options.codec_options,
             read_preference=client_options.read_preference,
             read_concern=client_options.read_concern,
             write_concern=client_options.write_concern,
+            timeout=client_options.timeout,
         )
 
     def __repr__(self) -> str:
@@ -191,9 +200,42 @@ class ConnectionPool:
         """
         try:
             self._topology.start()
-        except InvalidOperation:
+        except PyMongoError:
             return fail()
         return self._executor.run(command, session)
+
+    def stream(
+        self,
+        command: Command[Any],
+        session: SessionState | None,
+        on_result: Callable[[Any], Deferred[None] | None],
+    ) -> Deferred[None]:
+        """
+        See L{IOperationRunner.stream}.
+        """
+        try:
+            self._topology.start()
+        except PyMongoError:
+            return fail()
+        return self._executor.stream(command, session, on_result)
+
+    def seconds(self) -> float:
+        """
+        See L{IOperationRunner.seconds}.
+        """
+        return self._executor.seconds()
+
+    def sleep(self, seconds: float) -> Deferred[None]:
+        """
+        See L{IOperationRunner.sleep}.
+        """
+        return self._executor.sleep(seconds)
+
+    def deadline(self, options: CommandOptions) -> float | None:
+        """
+        See L{IOperationRunner.deadline}.
+        """
+        return self._executor.deadline(options)
 
     def take_session(self, **options: Any) -> SessionState:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
@@ -62,6 +63,8 @@ class MongoProtocol(Protocol):
     @ivar hello: the handshake's whole reply; empty before.
     @ivar exchange: the conversation, for its limit and its compressor.
     @ivar on_lost: called once, when the connection is gone, with the reason.
+    @ivar on_drained: called when the last of the replies has come that
+        nobody waited for any more.
     """
 
     transport: ITCPTransport
@@ -74,6 +77,8 @@ class MongoProtocol(Protocol):
         self.hello: Document = {}
         self.exchange = Exchange()
         self.on_lost: Callable[[Exception], None] | None = None
+        self.on_drained: Callable[[], None] | None = None
+        self._abandoned = False
         self._waiting: dict[int, Deferred[bytes]] = {}
         self._stream: tuple[Deferred[None], Callable[[bytes], None]] | None = None
         # Why nothing can be sent any more, and whether there is a transport.
@@ -210,6 +215,22 @@ class MongoProtocol(Protocol):
         self.transport.write(data)
         return waiting
 
+    def pause(self) -> None:
+        """
+        Read nothing for now.  What has been read may still be delivered.
+        """
+        if self._connected and self._reason is None:
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+    def resume(self) -> None:
+        """
+        Read on.
+        """
+        if self._connected and self._reason is None:
+            transport: Any = self.transport
+            transport.resumeProducing()
+
     def close(self, reason: Exception | None = None) -> None:
         """
         Close the connection when what was written is sent.
@@ -278,6 +299,10 @@ class MongoProtocol(Protocol):
         except Exception as error:
             self._log.failure("{address}: replies cannot be read", address=self._where())
             self._violated(error)
+        if self._abandoned and not self.exchange.abandoned:
+            self._abandoned = False
+            if self.on_drained is not None and self._reason is None:
+                self.on_drained()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -305,6 +330,7 @@ class MongoProtocol(Protocol):
     def _expect(self, request_id: int) -> Deferred[bytes]:
         def forget(_: Deferred[bytes]) -> None:
             if self._waiting.pop(request_id, None) is not None:
+                self._abandoned = True
                 self.exchange.abandon(request_id)
 
         waiting = self._waiting[request_id] = Deferred(forget)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred
+from bson.objectid import ObjectId
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit._net.pool import Pool, PooledConnection
-from txmongokit.errors import AutoReconnect, WaitQueueTimeoutError
+from txmongokit._net.observation import Observer
+from txmongokit._net.pool import Pool, PooledConnection, PoolLimits
+from txmongokit.errors import AutoReconnect, OperationFailure, WaitQueueTimeoutError
 from txmongokit.types import ConnectionInfo
 
 ADDRESS = ("db.example", 27017)
@@ -24,11 +26,13 @@ class FakeProtocol:
         self.info = ConnectionInfo(ADDRESS, 0)
         self.closed = False
         self.idle = True
+        self.on_drained: Callable[[], None] | None = None
         self.on_lost: Callable[[Exception], None] | None = None
 
     def close(self, reason: Exception | None = None) -> None:
         """Close as if the transport went at once."""
         self.closed = True
+        self.idle = False
         if self.on_lost is not None:
             on_lost, self.on_lost = self.on_lost, None
             on_lost(reason or AutoReconnect("closed"))
@@ -36,9 +40,9 @@ class FakeProtocol:
     abort = close
 
 
-class PoolTests(SynchronousTestCase):
+class PoolTestCase(SynchronousTestCase):
     """
-    Checking out and in, limits, clearing and closing.
+    Pools of fake connections.
     """
 
     def setUp(self) -> None:
@@ -46,6 +50,7 @@ class PoolTests(SynchronousTestCase):
         self.clock = Clock()
         self.attempts: list[Deferred[FakeProtocol]] = []
         self.failures: list[tuple[Exception, int]] = []
+        self.failed: Callable[[Exception, int], None] = lambda *told: self.failures.append(told)
 
     def pool(self, **options: object) -> Pool:
         """A pool that is ready."""
@@ -59,8 +64,9 @@ class PoolTests(SynchronousTestCase):
             self.clock,
             ADDRESS,
             connect,  # type: ignore[arg-type]  # a fake protocol stands in
-            lambda error, generation: self.failures.append((error, generation)),
-            **options,  # type: ignore[arg-type]
+            lambda error, generation: self.failed(error, generation),
+            Observer((), ObjectId()),
+            PoolLimits(**options),  # type: ignore[arg-type]
         )
         pool.resume()
         return pool
@@ -70,7 +76,14 @@ class PoolTests(SynchronousTestCase):
         waiting = pool.check_out(10)
         if not waiting.called:
             self.attempts.pop(0).callback(FakeProtocol())
-        return self.successResultOf(waiting)
+        connection: PooledConnection = self.successResultOf(waiting)
+        return connection
+
+
+class PoolTests(PoolTestCase):
+    """
+    Checking out and in, limits, clearing and closing.
+    """
 
     def test_reuse(self) -> None:
         """A connection that was given back is the next one taken."""
@@ -237,12 +250,52 @@ class PoolTests(SynchronousTestCase):
         used = self.checked_out(pool)
         waiting = pool.check_out(10)
         self.attempts[0].addErrback(lambda failure: failure.trap(CancelledError))
-        pool.close()
+        pool.close(interrupt_in_use=True)
         self.assertTrue(used.protocol.closed)
         self.failureResultOf(waiting, AutoReconnect)
         self.failureResultOf(pool.check_out(10), AutoReconnect)
         pool.check_in(used)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_gently(self) -> None:
+        """What is in use when a pool is closed is closed when it is given back."""
+        pool = self.pool()
+        used = self.checked_out(pool)
+        pool.close()
+        self.assertFalse(used.protocol.closed)
+        pool.check_in(used)
+        self.assertTrue(used.protocol.closed)
+
+    def test_renew(self) -> None:
+        """Renewed connections are replaced, and nobody is turned away."""
+        pool = self.pool(max_size=2)
+        idle, used = self.checked_out(pool), self.checked_out(pool)
+        pool.check_in(idle)
+        pool.renew()
+        self.assertTrue(idle.protocol.closed)
+        waiting = pool.check_out(10)
+        self.attempts.pop().callback(FakeProtocol())
+        self.assertEqual(self.successResultOf(waiting).generation, 1)
+        pool.check_in(used)
+        self.assertTrue(used.protocol.closed)
+
+    def test_refused_log_in(self) -> None:
+        """A refused log-in is one for everybody who waits, and keeps its code."""
+        pool = self.pool(max_connecting=1)
+        waiting = [pool.check_out(10) for _ in range(2)]
+        error = OperationFailure("wrong password", 18)
+        self.failed = lambda _, __: pool.clear(error)
+        self.attempts[0].errback(error)
+        for each in waiting:
+            self.assertEqual(self.failureResultOf(each, OperationFailure).value.code, 18)
+
+    def test_attempts_that_fail_at_once(self) -> None:
+        """However many wait, attempts that fail without a wait do not pile up."""
+        pool = self.pool()
+        pool._connect = lambda: fail(AutoReconnect("no route"))
+        waiting = [pool.check_out(10) for _ in range(2000)]
+        for each in waiting:
+            self.failureResultOf(each, AutoReconnect)
 
     def test_minimum(self) -> None:
         """Upkeep establishes up to the minimum."""
@@ -261,3 +314,112 @@ class PoolTests(SynchronousTestCase):
             repr(pool),
             "<Pool db.example:27017 ready generation=0 idle=0 in_use=1 pending=0 waiting=0>",
         )
+
+
+class SharingTests(PoolTestCase):
+    """
+    Point commands on one connection.
+    """
+
+    def setUp(self) -> None:
+        """A pool with one connection, which a point command uses."""
+        super().setUp()
+        self.shared = self.pool(depth=3, max_size=2)
+        waiting = self.shared.check_out(10, shareable=True)
+        self.attempts.pop(0).callback(FakeProtocol())
+        self.first: PooledConnection = self.successResultOf(waiting)
+
+    def test_join(self) -> None:
+        """As many as the depth allows share a connection, the next opens another."""
+        for _ in range(2):
+            self.assertIs(self.shared.try_check_out(shareable=True), self.first)
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+        waiting = self.shared.check_out(10, shareable=True)
+        self.assertEqual(len(self.attempts), 1)
+        self.attempts.pop().callback(FakeProtocol())
+        self.assertIsNot(self.successResultOf(waiting), self.first)
+
+    def test_alone(self) -> None:
+        """What is no point command never shares, in either order."""
+        self.assertIsNone(self.shared.try_check_out())
+        waiting = self.shared.check_out(10)
+        self.attempts.pop().callback(FakeProtocol())
+        alone = self.successResultOf(waiting)
+        self.assertIs(self.shared.try_check_out(shareable=True), self.first)
+        self.assertEqual((alone.load, self.first.load), (1, 2))
+
+    def test_given_back(self) -> None:
+        """A connection is idle again when the last has given it back."""
+        self.shared.try_check_out(shareable=True)
+        self.shared.check_in(self.first)
+        self.assertEqual(self.shared.statistics().idle, 0)
+        self.shared.check_in(self.first)
+        self.assertEqual(self.shared.statistics().idle, 1)
+        self.assertIs(self.shared.try_check_out(), self.first)
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+
+    def test_one_connection_serves_many_waiters(self) -> None:
+        """Those who wait for the first connection share it, as far as it goes."""
+        pool = self.pool(depth=3)
+        waiting = [pool.check_out(10, shareable=True) for _ in range(5)]
+        self.assertEqual(len(self.attempts), 2)
+        self.attempts.pop(0).callback(FakeProtocol())
+        self.assertEqual([each.called for each in waiting], [True] * 3 + [False] * 2)
+
+    def test_stalled(self) -> None:
+        """Nobody joins where nothing came for a while."""
+        self.clock.advance(0.3)
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+
+    def test_fairness(self) -> None:
+        """At the limit nobody passes one who waits for a connection alone."""
+        waiting = self.shared.check_out(10)
+        self.attempts.pop().callback(FakeProtocol())
+        self.successResultOf(waiting)
+        waiting = self.shared.check_out(10)
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+        self.shared.check_in(self.first)
+        self.assertIs(self.successResultOf(waiting), self.first)
+
+    def test_passing(self) -> None:
+        """While a connection is on its way to one who waits, point commands go on."""
+        self.shared.check_out(10)
+        self.assertIs(self.shared.try_check_out(shareable=True), self.first)
+
+    def test_late_reply(self) -> None:
+        """
+        A connection with a reply that nobody waits for is joined by nobody and
+        is idle only after that reply.
+        """
+        self.shared.abandoned(self.first)
+        self.first.protocol.idle = False
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+        self.shared.check_in(self.first)
+        self.assertFalse(self.first.protocol.closed)
+        self.assertIsNone(self.shared.try_check_out())
+        self.first.protocol.idle = True
+        drained = self.first.protocol.on_drained
+        assert drained is not None
+        drained()
+        self.assertIs(self.shared.try_check_out(), self.first)
+
+    def test_reply_that_never_comes(self) -> None:
+        """A connection that waits for late replies too long is closed."""
+        self.shared.abandoned(self.first)
+        self.first.protocol.idle = False
+        self.shared.check_in(self.first)
+        self.shared.maintain()
+        self.assertFalse(self.first.protocol.closed)
+        self.clock.advance(31)
+        self.shared.maintain()
+        self.assertTrue(self.first.protocol.closed)
+        self.assertEqual(self.shared.statistics(), (0, 0, 0, 0))
+
+    def test_lost_while_shared(self) -> None:
+        """A lost connection leaves the pool when the last has given it back."""
+        self.shared.try_check_out(shareable=True)
+        self.first.protocol.close()
+        self.assertIsNone(self.shared.try_check_out(shareable=True))
+        self.shared.check_in(self.first)
+        self.shared.check_in(self.first)
+        self.assertEqual(self.shared.statistics(), (0, 0, 0, 0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from bson.objectid import ObjectId
 from pymongo.read_preferences import ReadPreference
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork, refusal
 from txmongokit._net.connector import Connector
+from txmongokit._net.observation import Observer
 from txmongokit._net.topology import Server, Topology
 from txmongokit.errors import (
     AutoReconnect,
@@ -37,7 +39,9 @@ class TopologyTests(SynchronousTestCase):
         """A topology that watches its seeds."""
         parsed = parse_options(uri, **options)
         connector = Connector(self.network.clock, parsed, endpoint_factory=self.network.endpoint)
-        topology = Topology(self.network.clock, parsed, connector, Random(7))
+        topology = Topology(
+            self.network.clock, parsed, connector, Observer((), ObjectId()), Random(7)
+        )
         topology.start()
         self.addCleanup(topology.close)
         return topology
@@ -176,6 +180,7 @@ class TopologyTests(SynchronousTestCase):
         self.network.elect(None)
         waiting = self.primary(topology)
         self.network.advance(1.0)
+        known = topology.description.server_descriptions()[("a", 27017)]
         topology.close()
         self.assertIn("closed", str(self.failureResultOf(waiting, AutoReconnect).value))
         self.network.flush()
@@ -185,7 +190,7 @@ class TopologyTests(SynchronousTestCase):
             topology.start()
         with self.assertRaises(AutoReconnect):
             topology.select_now(False, ReadPreference.SECONDARY)
-        topology.report(topology.description.server_descriptions()[("a", 27017)])
+        topology.report(known)
 
     def test_connecting_fails(self) -> None:
         """Who waits for a connection learns why there is none, after the topology did."""

@@ -5,6 +5,7 @@ Tests for L{txmongokit._sansio.sdam}.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -14,7 +15,7 @@ from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests._specifications import cases
-from txmongokit._pymongo import raise_command_error
+from txmongokit._pymongo import add_error_label, raise_command_error
 from txmongokit._sansio.sdam import (
     ErrorEffect,
     RoundTripTime,
@@ -31,6 +32,8 @@ from txmongokit.errors import (
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
+    WaitQueueTimeoutError,
+    WriteConcernError,
 )
 from txmongokit.options import parse_options
 from txmongokit.types import Address
@@ -38,6 +41,7 @@ from txmongokit.types import Address
 FOLDER = "server-discovery-and-monitoring/tests"
 A = ("a", 27017)
 EVERYTHING = ErrorEffect(mark_unknown=True, clear_pool=True, request_check=True)
+DOUBTFUL = replace(EVERYTHING, cancel_check=True)
 NOTHING = ErrorEffect()
 
 
@@ -238,13 +242,30 @@ class ErrorEffectTests(SynchronousTestCase):
 
     def test_network(self) -> None:
         """A lost connection says that the server may be gone."""
-        self.assertEqual(self.effect(AutoReconnect("gone")), EVERYTHING)
-        self.assertEqual(self.effect(AutoReconnect("gone"), handshaken=False), EVERYTHING)
+        self.assertEqual(self.effect(AutoReconnect("gone")), DOUBTFUL)
+        self.assertEqual(self.effect(AutoReconnect("gone"), handshaken=False), DOUBTFUL)
 
     def test_timeout(self) -> None:
         """A slow operation says nothing, a connection that cannot be made does."""
         self.assertEqual(self.effect(NetworkTimeout("late")), NOTHING)
-        self.assertEqual(self.effect(NetworkTimeout("late"), handshaken=False), EVERYTHING)
+        self.assertEqual(self.effect(NetworkTimeout("late"), handshaken=False), DOUBTFUL)
+
+    def test_overload(self) -> None:
+        """A server with too much to do for newcomers is asked, and its connections are kept."""
+        error = AutoReconnect("closed")
+        add_error_label(error, "SystemOverloadedError")
+        self.assertEqual(self.effect(error, handshaken=False), ErrorEffect(request_check=True))
+        self.assertEqual(self.effect(error), DOUBTFUL)
+
+    def test_no_room(self) -> None:
+        """A queue that is too long says nothing of the server."""
+        self.assertEqual(self.effect(WaitQueueTimeoutError("full"), handshaken=False), NOTHING)
+
+    def test_write_concern(self) -> None:
+        """A state change counts, too, where only the write concern tells of it."""
+        details = {"writeConcernError": {"code": 91}}
+        error = WriteConcernError("shutting down", 91, details)
+        self.assertEqual(self.effect(error), EVERYTHING)
 
     def test_log_in(self) -> None:
         """A refused log-in makes the server unknown until it is seen again."""

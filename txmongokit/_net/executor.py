@@ -1,42 +1,55 @@
 """
 Running commands: the only place where one is sent, judged and retried.
 
-Follows the retryable-reads, retryable-writes, sessions and server-selection
-specifications.
+Follows the retryable-reads, retryable-writes, client-backpressure, sessions,
+server-selection and client-side-operations-timeout specifications.
+
+The first attempt of a command for which a server is known and a connection is
+free is plain calls and callbacks; whatever waits or fails goes on as a
+coroutine.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from random import Random
 from typing import Any, TypeVar
 
 import bson
 from bson.int64 import Int64
 from pymongo.server_type import SERVER_TYPE
+from pymongo.topology_description import TOPOLOGY_TYPE
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
+from txmongokit._net.observation import CommandEvent, Observer
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
-from txmongokit._pymongo import (
-    RETRYABLE_CODES,
-    add_error_label,
-    raise_command_error,
+from txmongokit._pymongo import raise_command_error, timeout_context
+from txmongokit._sansio.commands.base import Command, CommandOptions, Request, RunCommand
+from txmongokit._sansio.retries import (
+    TRANSACTION_ENDING,
+    backoff,
+    is_overload,
+    is_worth_retrying,
+    label_retryable_write,
 )
-from txmongokit._sansio.commands.base import Command, RunCommand
 from txmongokit._sansio.transactions import (
     ServerSessionPool,
     SessionState,
+    TransactionState,
     newer_cluster_time,
 )
 from txmongokit.errors import (
     AutoReconnect,
-    ConnectionFailure,
+    ConfigurationError,
+    ExecutionTimeout,
     NetworkTimeout,
-    NotPrimaryError,
-    OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
 )
 from txmongokit.options import ClientOptions
 from txmongokit.types import Address, format_address
@@ -47,7 +60,24 @@ ResultT = TypeVar("ResultT")
 
 _DEFAULT_WRITE_CONCERN = WriteConcern()
 _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
-_TRANSACTION_ENDING = frozenset({"commitTransaction", "abortTransaction"})
+# Compression specification: what carries credentials.
+_NEVER_COMPRESSED = frozenset(
+    {
+        "hello",
+        "isMaster",
+        "ismaster",
+        "saslStart",
+        "saslContinue",
+        "getnonce",
+        "authenticate",
+        "createUser",
+        "updateUser",
+        "copydbSaslStart",
+        "copydbgetnonce",
+        "copydb",
+    }
+)
+_MAX_TIME_MS_EXPIRED = 50
 
 
 class Executor:
@@ -55,15 +85,27 @@ class Executor:
     Runs commands on a topology.
 
     @param sessions: where implicit sessions come from.
+    @param observer: told of each command, its reply and its failure.
     """
 
     def __init__(
-        self, reactor: Any, options: ClientOptions, topology: Topology, sessions: ServerSessionPool
+        self,
+        reactor: Any,
+        options: ClientOptions,
+        topology: Topology,
+        sessions: ServerSessionPool,
+        observer: Observer,
+        random: Random,
     ) -> None:
         self._reactor = reactor
         self._options = options
         self._topology = topology
         self._sessions = sessions
+        self._observer = observer
+        self._random = random
+        self._last_operation = 0
+
+    # IOperationRunner.
 
     def run(
         self, command: Command[ResultT], session: SessionState | None = None
@@ -71,7 +113,65 @@ class Executor:
         """
         See L{txmongokit.interfaces.IOperationRunner.run}.
         """
-        return Deferred.fromCoroutine(self._run(command, session))
+        call = _Call(command, session)
+        call.deadline = self._deadline(command, session)
+        if session is None and command.name not in _SESSION_ENDING:
+            call.session = call.implicit = self.take_session()
+        try:
+            server = None if self._observer.selections else self._select_now(call)
+            if server is not None:
+                connection = server.pool.try_check_out(call.shareable)
+                if connection is not None:
+                    waiting = self._send(call, server, connection)
+                    return waiting.addCallbacks(
+                        self._replied, self._broken, callbackArgs=(call,), errbackArgs=(call,)
+                    )
+        except PyMongoError as error:
+            return self._go_on(call, error)
+        except Exception:
+            self._release(call)
+            return fail()
+        return self._go_on(call, None)
+
+    def stream(
+        self,
+        command: Command[ResultT],
+        session: SessionState | None,
+        on_result: Callable[[ResultT], Deferred[None] | None],
+    ) -> Deferred[None]:
+        """
+        See L{txmongokit.interfaces.IOperationRunner.stream}.
+        """
+        return Deferred.fromCoroutine(self._stream(command, session, on_result))
+
+    def seconds(self) -> float:
+        """
+        See L{txmongokit.interfaces.IOperationRunner.seconds}.
+        """
+        now: float = self._reactor.seconds()
+        return now
+
+    def sleep(self, seconds: float) -> Deferred[None]:
+        """
+        See L{txmongokit.interfaces.IOperationRunner.sleep}.
+        """
+        return deferLater(self._reactor, seconds)
+
+    def deadline(self, options: CommandOptions) -> float | None:
+        """
+        See L{txmongokit.interfaces.IOperationRunner.deadline}.
+        """
+        timeout = options.timeout
+        context = timeout_context()
+        if context is None:
+            return self._ends(timeout)
+        limit, remaining = context
+        if timeout is None or timeout == self._options.timeout:
+            # What the client has by default gives way.
+            return math.inf if not limit else self.seconds() + remaining
+        mine = self._ends(timeout)
+        assert mine is not None
+        return min(mine, self.seconds() + remaining)
 
     def take_session(self, **options: Any) -> SessionState:
         """
@@ -93,64 +193,181 @@ class Executor:
     def _session_timeout(self) -> int | None:
         return self._topology.description.logical_session_timeout_minutes
 
-    async def _run(self, command: Command[ResultT], session: SessionState | None) -> ResultT:
-        call = _Call(command, session)
-        timeout = command.options.timeout
+    # Time.
+
+    def _ends(self, timeout: float | None) -> float | None:
         if timeout is None:
-            timeout = self._options.timeout
-        if timeout is not None:
-            call.deadline = self._reactor.seconds() + timeout
-        implicit = None
-        if session is None and command.name not in _SESSION_ENDING:
-            call.session = implicit = self.take_session()
+            return None
+        return self.seconds() + timeout if timeout else math.inf
+
+    def _deadline(self, command: Command[Any], session: SessionState | None) -> float | None:
+        deadline = command.deadline
+        if deadline is None:
+            deadline = self.deadline(command.options)
+        if session is not None and session.deadline is not None:
+            return session.deadline if deadline is None else min(deadline, session.deadline)
+        return deadline
+
+    def _remaining(self, call: _Call, otherwise: float | None) -> float | None:
+        """What is left of an operation's time, or another limit where it has none."""
+        if call.deadline is None or call.deadline == math.inf:
+            return otherwise
+        left: float = max(0.0, call.deadline - self._reactor.seconds())
+        return left
+
+    def _time_is_up(self, call: _Call, error: PyMongoError | None) -> PyMongoError:
+        """What to fail with when an operation's time is over."""
+        if error is not None and error.timeout:
+            return error
+        text = f"{call.command.name or 'the command'} did not end in time: raise timeout"
+        if error is not None:
+            text += f" (the last attempt failed: {error})"
+        late = ExecutionTimeout(text, _MAX_TIME_MS_EXPIRED)
+        late.__cause__ = error
+        return late
+
+    def _limit(self, call: _Call, waiting: Deferred[bytes]) -> None:
+        """Have a reply waited for only as long as there is time."""
+        limit = self._options.socket_timeout
+        if call.deadline is not None:
+            if call.deadline == math.inf:
+                return
+            limit = max(0.0, call.deadline - self._reactor.seconds())
+        assert limit is not None
+        assert call.connection is not None
+        where = format_address(call.connection.protocol.address)
+
+        def too_late(result: Any, timeout: float) -> Any:
+            raise NetworkTimeout(f"{where}: no reply within {timeout:.3g} s")
+
+        waiting.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
+
+    # The first attempt: callbacks.
+
+    def _replied(self, raw: bytes, call: _Call) -> Any:
+        self._give_back(call)
+        try:
+            result = self._result(call, raw)
+        except PyMongoError as error:
+            return self._go_on(call, error)
+        except BaseException:
+            self._release(call)
+            raise
+        if call.implicit is not None:
+            self.release_session(call.implicit)
+        return result
+
+    def _broken(self, failure: Failure, call: _Call) -> Any:
+        error: Any = failure.value
+        self._lost(call, error)
+        self._give_back(call)
+        if isinstance(error, PyMongoError):
+            return self._go_on(call, error)
+        self._release(call)
+        return failure
+
+    def _go_on(self, call: _Call, error: PyMongoError | None) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._rest(call, error))
+
+    # All further ones: the only loop that retries.
+
+    async def _rest(self, call: _Call, error: PyMongoError | None) -> Any:
         try:
             while True:
+                if error is not None:
+                    delay = self._judge(call, error)
+                    error = None
+                    if delay:
+                        await self.sleep(delay)
                 try:
-                    result: ResultT = await self._attempt(call)
-                    return result
-                except PyMongoError as error:
-                    self._failed(call, error)
-        except CancelledError:
-            # What was sent may still run, and nobody else may be in its session.
-            state = call.session
-            if call.connection is not None and state is not None and state.server_session:
-                state.server_session.dirty = True
+                    return await self._attempt(call)
+                except PyMongoError as failed:
+                    error = failed
+        finally:
+            self._release(call)
+
+    async def _attempt(self, call: _Call) -> Any:
+        """Send the command once; what its reply means."""
+        call.connection = None
+        server, connection = await self._acquire(call)
+        waiting = self._send(call, server, connection)
+        try:
+            raw = await waiting
+        except BaseException as error:
+            self._lost(call, error)
             raise
         finally:
-            if implicit is not None:
-                self.release_session(implicit)
+            self._give_back(call)
+        return self._result(call, raw)
 
-    def _failed(self, call: _Call, error: PyMongoError) -> None:
-        """Judge a failure: return to try again, raise to give up."""
+    def _judge(self, call: _Call, error: PyMongoError) -> float:
+        """
+        Judge a failure.
+
+        @return: how long to wait before the next attempt.
+        @raise PyMongoError: there is to be none.
+        """
         server, connection = call.server, call.connection
         if server is not None and connection is not None:
             self._topology.operation_failed(server, error, connection.generation)
-        if call.number is not None:
-            _label_retryable_write(error)
-        if call.session is not None:
-            call.session.failed(call.command, error)
-        first = call.first_error
-        if first is not None:
-            if isinstance(
-                error, (ServerSelectionTimeoutError, NoConnectionError)
-            ) or error.has_error_label("NoWritesPerformed"):
-                # That no second try was possible is not what went wrong.
-                raise first from error
-            raise error
-        if not self._may_retry(call) or not _worth_retrying(call.command, error):
-            raise error
+        command, session = call.command, call.session
+        eligible = self._may_retry(call)
+        if eligible and command.is_write:
+            label_retryable_write(error)
+        if session is not None:
+            session.failed(command, error)
+        worth = is_worth_retrying(command, error, self._options, eligible=eligible)
+        overload = is_overload(error)
+        call.attempts += 1
+        if overload:
+            call.limit = self._options.max_adaptive_retries
+        limit = call.limit
+        if limit is None:
+            limit = 1 if call.deadline is None else math.inf
+        if not worth or call.attempts > limit:
+            self._give_up(call, error)
         if call.deadline is not None and self._reactor.seconds() >= call.deadline:
-            raise error
-        call.first_error = error
-        if server is not None:
-            call.deprioritized = (server.address,)
-        call.command.retrying()
+            raise self._time_is_up(call, error)
+        if call.first_error is None or not error.has_error_label("NoWritesPerformed"):
+            call.first_error = error
+        self._avoid(call, overload)
+        if not overload:
+            command.retrying()
+            return 0.0
+        if call.opened_transaction and session is not None and session.transaction is not None:
+            # It was turned away, so there is no transaction yet.
+            session.transaction.state = TransactionState.STARTING
+        delay = backoff(error, call.attempts, self._random.random())
+        if call.deadline is not None and self._reactor.seconds() + delay > call.deadline:
+            self._give_up(call, error)
+        return delay
+
+    def _give_up(self, call: _Call, error: PyMongoError) -> None:
+        first = call.first_error
+        if first is not None and (
+            isinstance(error, ServerSelectionTimeoutError)
+            or (call.connection is None and isinstance(error, AutoReconnect))
+            or error.has_error_label("NoWritesPerformed")
+        ):
+            # That no second try was possible is not what went wrong.
+            raise first from error
+        raise error
+
+    def _avoid(self, call: _Call, overload: bool) -> None:
+        """Prefer another server from now on, where there is a choice."""
+        server = call.server
+        if server is not None and (
+            self._topology.description.topology_type == TOPOLOGY_TYPE.Sharded
+            or (overload and self._options.enable_overload_retargeting)
+        ):
+            call.deprioritized = (*call.deprioritized, server.address)
 
     def _may_retry(self, call: _Call) -> bool:
+        """Whether this is a retryable read or write, here and now."""
         command, session = call.command, call.session
         if not command.retryable:
             return False
-        if command.name in _TRANSACTION_ENDING:
+        if command.name in TRANSACTION_ENDING:
             return True
         if session is None or session.in_transaction:
             return False
@@ -159,128 +376,210 @@ class Executor:
         connection = call.connection
         # A standalone server has no transaction numbers.  Whoever else was no
         # primary when the connection was made may have become one.
-        return self._options.retry_writes and (
-            connection is None or connection.info.server_type != SERVER_TYPE.Standalone
+        return (
+            self._options.retry_writes
+            and not call.unacknowledged
+            and (connection is None or connection.info.server_type != SERVER_TYPE.Standalone)
         )
 
     # A server and a connection.
 
-    def _remaining(self, deadline: float | None, otherwise: float) -> float:
-        if deadline is None:
-            return otherwise
-        left: float = deadline - self._reactor.seconds()
-        return max(0.0, min(otherwise, left))
-
     def _select_now(self, call: _Call) -> Server | None:
         command, session = call.command, call.session
+        call.connection = None
         if command.address is not None:
-            return self._topology.server(command.address)
+            call.server = self._topology.server(command.address)
+            return call.server
         call.preference = command.options.read_preference
         call.writable = not (command.is_read or command.follows_read_preference)
         if session is not None and session.in_transaction and session.transaction is not None:
             call.preference = session.transaction.read_preference
-        return self._topology.select_now(call.writable, call.preference, call.deprioritized)
+        call.server = self._topology.select_now(call.writable, call.preference, call.deprioritized)
+        return call.server
 
-    async def _acquire(self, call: _Call) -> PooledConnection:
+    async def _acquire(self, call: _Call) -> tuple[Server, PooledConnection]:
         """Wait for a server, then for one of its connections."""
-        server = call.server
-        if server is None:
-            server = call.server = await self._topology.select(
-                call.writable,
-                call.preference,
-                self._remaining(call.deadline, self._options.server_selection_timeout),
+        call.server = server = await self._selected(call)
+        connection = server.pool.try_check_out(call.shareable)
+        if connection is None:
+            limit = self._remaining(call, self._options.wait_queue_timeout)
+            connection = await server.pool.check_out(limit, call.shareable)
+        assert connection is not None
+        return server, connection
+
+    async def _selected(self, call: _Call) -> Server:
+        observer = self._observer
+        limit = self._options.server_selection_timeout
+        limit = min(limit, self._remaining(call, limit) or 0.0)
+        if not observer.selections:
+            server = self._select_now(call)
+            if server is not None:
+                return server
+            return await self._topology.select(
+                call.writable, call.preference, limit, call.deprioritized
             )
+        self._number(call)
+        told = (call.command.name, str(call.preference), call.operation_id)
+        observer.selection_started(*told, self._topology.description)
         try:
-            return await server.pool.check_out(
-                self._remaining(call.deadline, self._options.wait_queue_timeout)
-            )
-        except AutoReconnect as error:
-            raise NoConnectionError(str(error)) from error
+            server = self._select_now(call)
+            if server is None:
+                observer.selection_waiting(*told, self._topology.description, limit)
+                server = await self._topology.select(
+                    call.writable, call.preference, limit, call.deprioritized
+                )
+        except PyMongoError as error:
+            observer.selection_failed(*told, self._topology.description, error)
+            raise
+        observer.selection_succeeded(*told, self._topology.description, server.address)
+        return server
+
+    def _give_back(self, call: _Call) -> None:
+        """The connection is needed no longer, though C{call} still tells which it was."""
+        server, connection = call.server, call.connection
+        assert server is not None
+        assert connection is not None
+        server.pool.operation_count -= 1
+        server.pool.check_in(connection)
+
+    def _release(self, call: _Call) -> None:
+        implicit, call.implicit = call.implicit, None
+        if implicit is not None:
+            self.release_session(implicit)
+
+    def _lost(self, call: _Call, error: BaseException) -> None:
+        """A request was sent and its reply did not come, or was not waited for."""
+        connection, session = call.connection, call.session
+        if session is not None and session.server_session is not None:
+            # What was sent may still run, and nobody else may be in its session.
+            session.server_session.dirty = True
+        if call.event is not None:
+            elapsed = self._reactor.seconds() - call.sent
+            self._observer.command_failed(call.event, _failure_document(error), elapsed)
+            call.event = None
+        if connection is None or connection.protocol.closed:
+            return
+        if isinstance(error, (CancelledError, NetworkTimeout)):
+            if connection.shared and call.server is not None:
+                call.server.pool.abandoned(connection)
+                return
+            # Closing tells the server that nobody waits for the reply.
+            connection.protocol.abort(AutoReconnect("nobody waits for the reply any more"))
 
     # One request and its reply.
 
-    def _body(self, call: _Call, body: dict[str, Any]) -> bytes:
-        """The encoded command with everything that it carries besides its own fields."""
+    def _send(self, call: _Call, server: Server, connection: PooledConnection) -> Deferred[bytes]:
+        """
+        Send the command.
+
+        @return: fires with the reply; with C{b""} where there is none.
+        """
+        command = call.command
+        call.connection = connection
+        server.pool.operation_count += 1
+        protocol = connection.protocol
+        try:
+            request = command.build(connection.info)
+            encoded = self._encode(call, request.body, server)
+            compress = protocol.exchange.compressor is None or (
+                next(iter(request.body)) not in _NEVER_COMPRESSED
+            )
+            if call.unacknowledged:
+                protocol.send(encoded, request.sequences, compress=compress)
+                if self._observer.commands:
+                    self._tell_started(call, request)
+                return succeed(b"")
+            waiting = protocol.request(encoded, request.sequences, compress=compress)
+        except BaseException:
+            self._give_back(call)
+            raise
+        if call.session is not None:
+            call.session.sent()
+        if self._observer.commands and not protocol.closed:
+            self._tell_started(call, request)
+        if call.deadline is not None or self._options.socket_timeout:
+            self._limit(call, waiting)
+        return waiting
+
+    def _encode(self, call: _Call, body: dict[str, Any], server: Server) -> bytes:
+        """The command with everything that it carries besides its own fields."""
         command, session = call.command, call.session
         options = command.options
+        assert call.connection is not None
+        info = call.connection.info
         body["$db"] = command.database
         if command.is_read and options.read_concern.level is not None:
             body["readConcern"] = options.read_concern.document
-        if command.is_write and options.write_concern != _DEFAULT_WRITE_CONCERN:
-            body["writeConcern"] = options.write_concern.document
+        if command.is_write and options.write_concern is not _DEFAULT_WRITE_CONCERN:
+            self._add_write_concern(call, body)
         if call.deadline is not None:
-            self._add_time_limit(call, body)
+            self._add_time_limit(call, body, server)
         cluster_time = self._topology.cluster_time
         if session is not None and not call.unacknowledged:
-            session.apply(command, body, self._reactor.seconds())
-            if command.is_write and command.name not in _TRANSACTION_ENDING:
-                if call.number is None and self._may_retry(call):
-                    call.number = session.next_transaction_number()
-                if call.number is not None:
-                    body["txnNumber"] = call.number
+            if info.logical_session_timeout_minutes is not None:
+                self._add_session(call, session, body)
+            elif session.explicit:
+                raise ConfigurationError("this server has no sessions: pass none")
             cluster_time = newer_cluster_time(cluster_time, session.cluster_time)
-        if cluster_time is not None:
+        if cluster_time is not None and info.server_type != SERVER_TYPE.Standalone:
             body["$clusterTime"] = cluster_time
-        if command.is_read or command.follows_read_preference:
-            self._add_read_preference(body, call.preference)
+        preference = call.preference
+        if (preference is not None and preference.mode) or self._topology.single_secondary:
+            self._add_read_preference(call, body, info.server_type)
         if self._options.server_api is not None:
             _add_server_api(body, self._options.server_api)
-        encoded = bson.encode(body, False, options.codec_options)
-        if session is not None:
-            session.sent()
-        return encoded
+        return bson.encode(body, False, options.codec_options)
 
-    def _add_time_limit(self, call: _Call, body: dict[str, Any]) -> None:
+    def _add_write_concern(self, call: _Call, body: dict[str, Any]) -> None:
+        concern = call.command.options.write_concern.document
+        if call.deadline is not None:
+            concern = {name: value for name, value in concern.items() if name != "wtimeout"}
+        if concern:
+            body["writeConcern"] = concern
+
+    def _add_session(self, call: _Call, session: SessionState, body: dict[str, Any]) -> None:
+        command = call.command
+        session.apply(command, body, self._reactor.seconds())
+        call.opened_transaction = "startTransaction" in body
+        if command.is_write and command.retryable and command.name not in TRANSACTION_ENDING:
+            if call.number is None and self._may_retry(call):
+                call.number = session.next_transaction_number()
+            if call.number is not None:
+                body["txnNumber"] = call.number
+
+    def _add_time_limit(self, call: _Call, body: dict[str, Any], server: Server) -> None:
         assert call.deadline is not None
-        left = call.deadline - self._reactor.seconds()
+        if call.deadline == math.inf:
+            return
+        left = call.deadline - self._reactor.seconds() - server.monitor.round_trip_minimum
         if left <= 0:
-            raise NetworkTimeout(f"no time was left to send {call.command.name or 'the command'}")
-        if call.command.name != "getMore" and "maxTimeMS" not in body:
+            raise self._time_is_up(call, call.first_error)
+        command = call.command
+        if command.sends_max_time and not (isinstance(command, RunCommand) and "maxTimeMS" in body):
             body["maxTimeMS"] = max(1, int(left * 1000))
 
-    def _add_read_preference(self, body: dict[str, Any], preference: Any) -> None:
+    def _add_read_preference(self, call: _Call, body: dict[str, Any], server_type: int) -> None:
+        command, preference, session = call.command, call.preference, call.session
+        if not (command.is_read or command.follows_read_preference):
+            return
+        if server_type == SERVER_TYPE.Standalone:
+            return
         if preference is not None and preference.mode:
             body["$readPreference"] = preference.document
-        elif self._topology.single_secondary:
+        elif session is None or not session.in_transaction:
             # A direct connection to a secondary must be told that reading
             # there is meant (server-selection specification, topology Single).
             body["$readPreference"] = {"mode": "primaryPreferred"}
 
-    async def _attempt(self, call: _Call) -> Any:
-        """Send the command once; what its reply means."""
-        command = call.command
-        call.connection = None
-        server = call.server = self._select_now(call)
-        connection = server.pool.try_check_out() if server is not None else None
-        if connection is None:
-            connection = await self._acquire(call)
-            server = call.server
-        assert server is not None
-        call.connection = connection
-        pool = server.pool
-        pool.operation_count += 1
-        try:
-            request = command.build(connection.info)
-            encoded = self._body(call, request.body)
-            if call.unacknowledged:
-                connection.protocol.send(encoded, request.sequences)
-                return command.unacknowledged()
-            waiting = connection.protocol.request(encoded, request.sequences)
-            if call.deadline is not None or self._options.socket_timeout:
-                self._limit(call, waiting)
-            try:
-                raw = await waiting
-            except (CancelledError, NetworkTimeout):
-                # Closing tells the server that nobody waits for the reply.
-                connection.protocol.abort(AutoReconnect("nobody waits for the reply any more"))
-                raise
-        finally:
-            pool.operation_count -= 1
-            pool.check_in(connection)
-        return self._result(call, command.decode(raw), connection)
-
-    def _result(self, call: _Call, reply: dict[str, Any], connection: PooledConnection) -> Any:
-        command, session = call.command, call.session
+    def _result(self, call: _Call, raw: bytes) -> Any:
+        """What a reply means."""
+        command, session, connection = call.command, call.session, call.connection
+        assert connection is not None
+        if not raw:
+            return command.unacknowledged()
+        reply = command.decode(raw)
+        if call.event is not None:
+            self._tell_reply(call, raw)
         cluster_time = reply.get("$clusterTime")
         if cluster_time is not None:
             self._topology.gossip(cluster_time)
@@ -293,39 +592,130 @@ class Executor:
             raise_command_error(reply, info.max_wire_version)
         return command.parse(reply, info)
 
-    def _limit(self, call: _Call, waiting: Deferred[bytes]) -> None:
-        limit = self._options.socket_timeout or float("inf")
-        if call.deadline is not None:
-            limit = self._remaining(call.deadline, limit)
+    # Many replies.
+
+    async def _stream(
+        self,
+        command: Command[Any],
+        session: SessionState | None,
+        on_result: Callable[[Any], Deferred[None] | None],
+    ) -> None:
+        call = _Call(command, session)
+        call.shareable = False
+        call.deadline = self._deadline(command, session)
+        server, connection = await self._acquire(call)
+        call.connection = connection
+        server.pool.operation_count += 1
+        protocol = connection.protocol
+
+        def replied(raw: bytes) -> None:
+            waiting = on_result(self._result(call, raw))
+            if waiting is not None and not waiting.called:
+                protocol.pause()
+                waiting.addBoth(resume)
+
+        def resume(result: Any) -> Any:
+            protocol.resume()
+            return result
+
+        try:
+            request = command.build(connection.info)
+            encoded = self._encode(call, request.body, server)
+            waiting = protocol.stream(encoded, replied)
+            if call.deadline is not None or self._options.socket_timeout:
+                self._limit(call, waiting)  # type: ignore[arg-type]  # only when it fires matters
+            if self._observer.commands:
+                self._tell_started(call, request)
+            await waiting
+        except PyMongoError as error:
+            self._lost(call, error)
+            self._topology.operation_failed(server, error, connection.generation)
+            if session is not None:
+                session.failed(command, error)
+            raise
+        finally:
+            self._give_back(call)
+
+    # What observers are told.
+
+    def _number(self, call: _Call) -> None:
+        if not call.operation_id:
+            self._last_operation = call.operation_id = self._last_operation + 1
+
+    def _tell_started(self, call: _Call, request: Request) -> None:
+        self._number(call)
         connection = call.connection
         assert connection is not None
-        where = format_address(connection.protocol.address)
+        protocol = connection.protocol
+        body = {**request.body}
+        for name, documents in request.sequences:
+            body[name] = [bson.decode(each) for each in documents]
+        event = CommandEvent(
+            name=next(iter(request.body)),
+            database=call.command.database,
+            body=body,
+            request_id=protocol.exchange.last_id,
+            operation_id=call.operation_id,
+            address=protocol.address,
+            server_connection_id=connection.info.connection_id,
+            driver_connection_id=connection.number,
+        )
+        call.sent = self._reactor.seconds()
+        self._observer.command_started(event)
+        if call.unacknowledged:
+            self._observer.command_succeeded(event, {"ok": 1}, 0.0)
+        else:
+            call.event = event
 
-        def too_late(result: Any, timeout: float) -> Any:
-            raise NetworkTimeout(f"{where}: no reply within {timeout:g} s")
-
-        waiting.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
+    def _tell_reply(self, call: _Call, raw: bytes) -> None:
+        event, call.event = call.event, None
+        assert event is not None
+        elapsed = self._reactor.seconds() - call.sent
+        reply = bson.decode(raw)
+        if reply.get("ok"):
+            self._observer.command_succeeded(event, reply, elapsed)
+        else:
+            self._observer.command_failed(event, reply, elapsed)
 
 
 class _Call:
-    """One operation on its way: what its attempts share."""
+    """
+    One operation on its way: what its attempts share.
+
+    @ivar attempts: how many have failed.
+    @ivar limit: how many may fail and be tried again, once a server has said
+        that it is overloaded; C{None} until then.
+    @ivar number: the transaction number of a retryable write.
+    @ivar implicit: the session that is given back at the end.
+    """
 
     __slots__ = (
+        "attempts",
         "command",
         "connection",
         "deadline",
         "deprioritized",
+        "event",
         "first_error",
+        "implicit",
+        "limit",
         "number",
+        "opened_transaction",
+        "operation_id",
         "preference",
+        "sent",
         "server",
         "session",
+        "shareable",
+        "unacknowledged",
         "writable",
     )
 
     def __init__(self, command: Command[Any], session: SessionState | None) -> None:
+        in_transaction = session is not None and session.in_transaction
         self.command = command
         self.session = session
+        self.implicit: SessionState | None = None
         self.deadline: float | None = None
         self.number: Int64 | None = None
         self.server: Server | None = None
@@ -334,42 +724,24 @@ class _Call:
         self.deprioritized: tuple[Address, ...] = ()
         self.preference: Any = None
         self.writable = True
-
-    @property
-    def unacknowledged(self) -> bool:
-        """Whether the server is not to reply."""
-        command, session = self.command, self.session
-        if not command.is_write or command.options.write_concern.acknowledged:
-            return False
-        return session is None or not session.in_transaction
-
-
-def _worth_retrying(command: Command[Any], error: PyMongoError) -> bool:
-    if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
-        return False
-    if isinstance(error, NoConnectionError):
-        return True
-    if command.is_write or command.name in _TRANSACTION_ENDING:
-        return error.has_error_label("RetryableWriteError") or (
-            command.name in _TRANSACTION_ENDING and isinstance(error, ConnectionFailure)
+        self.attempts = 0
+        self.limit: float | None = None
+        self.opened_transaction = False
+        self.event: CommandEvent | None = None
+        self.sent = 0.0
+        self.operation_id = 0
+        # A command in a transaction may wait for a lock.
+        self.shareable = command.shareable and not in_transaction
+        self.unacknowledged = (
+            command.is_write
+            and not command.options.write_concern.acknowledged
+            and not in_transaction
         )
-    if isinstance(error, ConnectionFailure):
-        return True
-    return isinstance(error, OperationFailure) and error.code in RETRYABLE_CODES
 
 
-class NoConnectionError(AutoReconnect):
-    """
-    The pool had no connection to give: nothing was sent.
-    """
-
-
-def _label_retryable_write(error: PyMongoError) -> None:
-    network = isinstance(error, ConnectionFailure) and not isinstance(
-        error, (ServerSelectionTimeoutError, WaitQueueTimeoutError, NotPrimaryError)
-    )
-    if network and not error.has_error_label("RetryableWriteError"):
-        add_error_label(error, "RetryableWriteError")
+def _failure_document(error: BaseException) -> dict[str, Any]:
+    """What command listeners are told of a failure that is no reply."""
+    return {"errmsg": str(error), "errtype": type(error).__name__}
 
 
 def _add_server_api(body: dict[str, Any], server_api: Any) -> None:

@@ -48,6 +48,9 @@ class Monitor:
         heartbeat: float,
         min_heartbeat: float,
         timeout: float | None,
+        observer: Any = None,
+        mode: str = "auto",
+        server_api: Any = None,
     ) -> None:
         self.address = address
         self._reactor = reactor
@@ -94,6 +97,13 @@ class Monitor:
         pause, self._pause = self._pause, None
         if pause is not None:
             pause.callback(None)
+
+    round_trip_minimum = 0.0
+
+    def cancel_check(self) -> None:
+        """
+        Give up the check under way.
+        """
 
     def _ended(self, failure: Any) -> None:
         if failure.check(CancelledError) is None:

@@ -90,6 +90,18 @@ class WaitQueue(Generic[T]):
             timer.cancel()
         return True
 
+    def peek(self) -> Waiting[T] | None:
+        """
+        The one that has waited longest, left where it is.
+        """
+        return next(iter(self._waiting), None)
+
+    def wishes(self) -> Iterator[Any]:
+        """
+        What each waits for, in their order.  Nobody may come or go meanwhile.
+        """
+        return (waiting.wants for waiting in self._waiting)
+
     def first(self) -> Deferred[T] | None:
         """
         Take out the one that has waited longest.

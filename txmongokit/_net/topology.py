@@ -17,18 +17,20 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 from pymongo.server_type import SERVER_TYPE
 from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from txmongokit._net.connector import Connector
 from txmongokit._net.monitor import Monitor
-from txmongokit._net.pool import Pool
+from txmongokit._net.observation import Observer
+from txmongokit._net.pool import USUAL_DEPTH, Pool, PoolLimits
 from txmongokit._net.queue import WaitQueue
 from txmongokit._sansio.sdam import (
     error_effect,
     initial_description,
     is_stale,
+    nothing_known,
     unknown_server,
     updated_description,
 )
@@ -68,6 +70,7 @@ class _Wish(NamedTuple):
 
     writable: bool
     read_preference: Any
+    deprioritized: tuple[Address, ...]
 
 
 class Topology:
@@ -76,16 +79,24 @@ class Topology:
 
     @ivar description: the current L{TopologyDescription}.
     @ivar cluster_time: the latest C{$clusterTime} that any reply carried.
+
+    @param observer: told of whatever changes.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, options: ClientOptions, connector: Connector, random: Random
+        self,
+        reactor: Any,
+        options: ClientOptions,
+        connector: Connector,
+        observer: Observer,
+        random: Random,
     ) -> None:
         self._reactor = reactor
         self._options = options
         self._connector = connector
+        self._observer = observer
         self._random = random
         self._servers: dict[Address, Server] = {}
         self._waiters: WaitQueue[Server] = WaitQueue(reactor)
@@ -101,11 +112,16 @@ class Topology:
         Begin to watch the seeds.  Doing so twice does nothing.
 
         @raise InvalidOperation: the client was closed.
+        @raise ConfigurationError: a file that the C{tls*} options name cannot
+            be used.
         """
         if self._closed:
             raise InvalidOperation("this client was closed: make a new one")
         if self._upkeep is not None:
             return
+        self._connector.prepare()
+        self._observer.topology_opened()
+        self._observer.topology_changed(nothing_known(self._options), self.description)
         self._upkeep = upkeep = LoopingCall(self._maintain)
         upkeep.clock = self._reactor
         upkeep.start(self._options.heartbeat_frequency, now=False).addErrback(
@@ -117,15 +133,23 @@ class Topology:
         """
         Stop watching, close every connection; whoever waits fails.
         """
+        if self._closed:
+            return
         self._closed = True
-        if self._upkeep is not None and self._upkeep.running:
-            self._upkeep.stop()
         self._waiters.fail_all(lambda: AutoReconnect("the client was closed"))
+        if self._upkeep is None:
+            return
+        if self._upkeep.running:
+            self._upkeep.stop()
         servers, self._servers = self._servers, {}
         self._primary = None
         for server in servers.values():
             server.monitor.stop()
-            server.pool.close()
+            server.pool.close(interrupt_in_use=True)
+            self._observer.server_closed(server.address)
+        before, self.description = self.description, nothing_known(self._options)
+        self._observer.topology_changed(before, self.description)
+        self._observer.topology_closed()
 
     @property
     def has_servers(self) -> bool:
@@ -168,25 +192,36 @@ class Topology:
             read_preference=read_preference,
             local_threshold=self._options.local_threshold,
             deprioritized=deprioritized,
+            custom=self._options.server_selector,
         )
         if not candidates:
             return None
         chosen = choose(candidates, self._operation_count, self._random)
         return self._servers[chosen.address]
 
-    def select(self, writable: bool, read_preference: Any, timeout: float) -> Deferred[Server]:
+    def select(
+        self,
+        writable: bool,
+        read_preference: Any,
+        timeout: float,
+        deprioritized: tuple[Address, ...] = (),
+    ) -> Deferred[Server]:
         """
         A suitable server, as soon as one is known.
 
         @param timeout: seconds to wait at the most.
+        @param deprioritized: servers to avoid where others will do.
 
         @return: fails with L{ServerSelectionTimeoutError}, which says what
             is known of each server.  Cancelling leaves the queue.
         """
-        server = self.select_now(writable, read_preference)
+        try:
+            server = self.select_now(writable, read_preference, deprioritized)
+        except PyMongoError:
+            return fail()
         if server is not None:
             return succeed(server)
-        wish = _Wish(writable, read_preference)
+        wish = _Wish(writable, read_preference, deprioritized)
         waiting = self._waiters.join(timeout, partial(self._too_late, wish, timeout), wish)
         for each in self._servers.values():
             each.monitor.request_check()
@@ -198,6 +233,13 @@ class Topology:
         Whether this is a direct connection to a member that is no primary.
         """
         return self._single_secondary
+
+    def renew_connections(self) -> None:
+        """
+        Have every connection made anew, as with other credentials.
+        """
+        for server in list(self._servers.values()):
+            server.pool.renew()
 
     def _operation_count(self, address: Address) -> int:
         return self._servers[address].pool.operation_count
@@ -228,7 +270,10 @@ class Topology:
         previous = self.description.server_descriptions().get(description.address)
         if previous is not None and is_stale(previous, description):
             return
-        if description.is_server_type_known:
+        if description.is_readable or (
+            description.is_server_type_known
+            and self.description.topology_type == TOPOLOGY_TYPE.Single
+        ):
             server.pool.resume()
         self._update(description)
         if description.error is not None:
@@ -256,17 +301,32 @@ class Topology:
             self._update(unknown_server(server.address, error))
         if effect.clear_pool:
             server.pool.clear(error)
+        if effect.cancel_check:
+            server.monitor.cancel_check()
         if effect.request_check:
             server.monitor.request_check()
 
     def _update(self, description: ServerDescription) -> None:
         before = self.description
+        known = before.server_descriptions().get(description.address)
         self.description = updated_description(before, description)
-        self._log_change(before, self.description)
+        self._tell_changes(before, known, description)
         self._match_servers()
         self._serve()
 
-    def _log_change(self, before: TopologyDescription, after: TopologyDescription) -> None:
+    def _tell_changes(
+        self,
+        before: TopologyDescription,
+        known: ServerDescription | None,
+        description: ServerDescription,
+    ) -> None:
+        if known is None or known == description:
+            return
+        self._observer.server_changed(known, description)
+        # The servers that this adds and removes are told of first.
+        self._match_servers()
+        after = self.description
+        self._observer.topology_changed(before, after)
         if before.topology_type_name != after.topology_type_name:
             self._log.debug(
                 "deployment is {after} (was {before})",
@@ -286,6 +346,7 @@ class Topology:
                 writable=True,
                 read_preference=_PRIMARY,
                 local_threshold=self._options.local_threshold,
+                custom=self._options.server_selector,
             )
         except ConfigurationError:
             return  # Selecting raises it again, where somebody hears it.
@@ -312,12 +373,15 @@ class Topology:
         self._find_primary()
         # Only now, for those whose operations this ends may try again at once.
         for server in gone:
+            self._observer.server_closed(server.address)
             server.monitor.stop()
             server.pool.close()
         for address in new:
             # Starting one may already have changed what is wanted.
             added = self._servers.get(address)
             if added is not None:
+                self._observer.server_opening(address)
+                added.pool.open(_pool_options(self._options))
                 added.monitor.start()
 
     def _new_server(self, address: Address) -> Server:
@@ -327,10 +391,14 @@ class Topology:
             address,
             lambda: self._connector.connect(address),
             self._establishment_failed(address),
-            max_size=options.max_pool_size,
-            min_size=options.min_pool_size,
-            max_idle_time=options.max_idle_time,
-            max_connecting=options.max_connecting,
+            self._observer,
+            PoolLimits(
+                options.max_pool_size,
+                options.min_pool_size,
+                options.max_idle_time,
+                options.max_connecting,
+                options.connection_sharing or USUAL_DEPTH,
+            ),
         )
         monitor = Monitor(
             self._reactor,
@@ -340,6 +408,9 @@ class Topology:
             heartbeat=options.heartbeat_frequency,
             min_heartbeat=options.min_heartbeat,
             timeout=options.connect_timeout,
+            observer=self._observer,
+            mode=options.server_monitoring_mode,
+            server_api=options.server_api,
         )
         return Server(address, pool, monitor)
 
@@ -354,3 +425,23 @@ class Topology:
     def _maintain(self) -> None:
         for server in list(self._servers.values()):
             server.pool.maintain()
+
+
+def _pool_options(options: ClientOptions) -> dict[str, Any]:
+    """What of a pool is not as the specification has it by default."""
+    usual = ClientOptions(())
+    given: dict[str, Any] = {}
+    for name, unit, key in _POOL_OPTIONS:
+        value = getattr(options, name)
+        if value != getattr(usual, name) and value is not None:
+            given[key] = int(value * unit)
+    return given
+
+
+_POOL_OPTIONS = (
+    ("max_pool_size", 1, "maxPoolSize"),
+    ("min_pool_size", 1, "minPoolSize"),
+    ("max_idle_time", 1000, "maxIdleTimeMS"),
+    ("wait_queue_timeout", 1000, "waitQueueTimeoutMS"),
+    ("max_connecting", 1, "maxConnecting"),
+)

@@ -128,6 +128,11 @@ class Exchange:
         return len(self._expected)
 
     @property
+    def last_id(self) -> int:
+        """The number of the latest request."""
+        return self._last_id
+
+    @property
     def abandoned(self) -> int:
         """How many of the answers to come nobody waits for."""
         return self._abandoned

@@ -25,7 +25,13 @@ from txmongokit._pymongo import (
     SHUTTING_DOWN_CODES,
     Hello,
 )
-from txmongokit.errors import ConnectionFailure, NetworkTimeout, NotPrimaryError
+from txmongokit.errors import (
+    ConnectionFailure,
+    NetworkTimeout,
+    NotPrimaryError,
+    PyMongoError,
+    WaitQueueTimeoutError,
+)
 from txmongokit.options import ClientOptions
 from txmongokit.types import Address
 
@@ -35,10 +41,15 @@ __all__ = [
     "error_effect",
     "initial_description",
     "is_stale",
+    "nothing_known",
     "server_description",
     "unknown_server",
     "updated_description",
 ]
+
+
+STATE_CHANGE_CODES = NOT_PRIMARY_CODES | NODE_RECOVERING_CODES
+"""Of errors that say that a server is no primary, recovers or shuts down."""
 
 
 class _Settings:
@@ -64,6 +75,13 @@ def initial_description(options: ClientOptions) -> TopologyDescription:
         kind = TOPOLOGY_TYPE.Unknown
     servers = {address: ServerDescription(address) for address in options.seeds}
     return TopologyDescription(kind, servers, options.replica_set, None, None, _Settings(options))
+
+
+def nothing_known(options: ClientOptions) -> TopologyDescription:
+    """
+    A deployment without any server: what a topology begins and ends as.
+    """
+    return TopologyDescription(TOPOLOGY_TYPE.Unknown, {}, None, None, None, _Settings(options))
 
 
 def updated_description(
@@ -124,11 +142,18 @@ def _is_older(
 class ErrorEffect:
     """
     What an operation's error does to the server it came from.
+
+    @ivar cancel_check: the check under way is given up, for its connection
+        is as doubtful as the one that failed.
     """
 
     mark_unknown: bool = False
     clear_pool: bool = False
     request_check: bool = False
+    cancel_check: bool = False
+
+
+_NO_EFFECT = ErrorEffect()
 
 
 def error_effect(
@@ -139,27 +164,45 @@ def error_effect(
 
     @param handshaken: whether the connection had been established.
     """
-    if isinstance(error, NotPrimaryError):
-        return _state_change(error, server_description)
+    details = getattr(error, "details", None)
+    if isinstance(details, Mapping):
+        code = details.get("code")
+        if code is None:
+            nested = details.get("writeConcernError")
+            code = nested.get("code") if isinstance(nested, Mapping) else None
+        if isinstance(error, NotPrimaryError) or code in STATE_CHANGE_CODES:
+            effect = _state_change(details, code, server_description)
+            if effect is not None:
+                return effect
     if not isinstance(error, ConnectionFailure):
         if handshaken:
-            return ErrorEffect()
+            return _NO_EFFECT
         # New connections, as after a refused log-in, cannot be had.  The check
         # is what lets the pool go on before the next heartbeat.
         return ErrorEffect(mark_unknown=True, clear_pool=True, request_check=True)
-    if handshaken and isinstance(error, NetworkTimeout):
+    if isinstance(error, WaitQueueTimeoutError):
+        return _NO_EFFECT
+    if handshaken:
         # One slow operation says nothing of the server.
-        return ErrorEffect()
-    return ErrorEffect(mark_unknown=True, clear_pool=True, request_check=True)
+        return _NO_EFFECT if isinstance(error, NetworkTimeout) else _NETWORK_ERROR
+    if isinstance(error, PyMongoError) and error.has_error_label("SystemOverloadedError"):
+        # It may be there and too busy for newcomers: what is connected stays.
+        return ErrorEffect(request_check=True)
+    return _NETWORK_ERROR
 
 
-def _state_change(error: NotPrimaryError, server: ServerDescription) -> ErrorEffect:
-    details: Mapping[str, Any] = error.details if isinstance(error.details, Mapping) else {}
+_NETWORK_ERROR = ErrorEffect(
+    mark_unknown=True, clear_pool=True, request_check=True, cancel_check=True
+)
+
+
+def _state_change(
+    details: Mapping[str, Any], code: Any, server: ServerDescription
+) -> ErrorEffect | None:
     if _is_older(details.get("topologyVersion"), server.topology_version, strictly=False):
-        return ErrorEffect()
-    code = details.get("code")
-    if code is not None and code not in NOT_PRIMARY_CODES | NODE_RECOVERING_CODES:
-        return ErrorEffect()
+        return _NO_EFFECT
+    if code is not None and code not in STATE_CHANGE_CODES:
+        return None
     return ErrorEffect(
         mark_unknown=True, clear_pool=code in SHUTTING_DOWN_CODES, request_check=True
     )

@@ -27,6 +27,7 @@ def select_servers(
     read_preference: Any,
     local_threshold: float,
     deprioritized: Sequence[Address] = (),
+    custom: Callable[[list[ServerDescription]], list[ServerDescription]] | None = None,
 ) -> list[ServerDescription]:
     """
     The servers that an operation may go to, within the latency window.
@@ -35,6 +36,7 @@ def select_servers(
         does not matter.
     @param local_threshold: width of the window in seconds.
     @param deprioritized: servers to avoid where others will do.
+    @param custom: what the application leaves of the suitable servers.
 
     @raise ConfigurationError: a server's version is not supported.
     """
@@ -42,7 +44,9 @@ def select_servers(
     selector = writable_server_selector if writable else read_preference
     known = description.server_descriptions()
     avoided = [known[address] for address in deprioritized if address in known]
-    candidates = description.apply_selector(selector, deprioritized_servers=avoided or None)
+    candidates = description.apply_selector(
+        selector, custom_selector=custom, deprioritized_servers=avoided or None
+    )
     if len(candidates) < 2:
         return candidates
     times = [server.round_trip_time or 0.0 for server in candidates]

@@ -97,6 +97,8 @@ class Command(Generic[ResultT]):
     @ivar address: the one server that it must go to, or C{None}.
     @ivar shareable: whether it is so short that it may share a busy
         connection with others of its kind.
+    @ivar sends_max_time: whether the server is told, as C{maxTimeMS}, how much
+        time is left.
     @ivar deadline: when it must have ended, in the runner's seconds, where it
         is one of several commands of one operation; otherwise the runner
         works it out from C{options.timeout}.
@@ -110,6 +112,7 @@ class Command(Generic[ResultT]):
     shareable: bool = False
     address: Address | None = None
     deadline: float | None = None
+    sends_max_time: bool = True
 
     def __init__(self, database: str, options: CommandOptions) -> None:
         self.database = database
