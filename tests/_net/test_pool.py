@@ -64,12 +64,16 @@ class PoolTestCase(SynchronousTestCase):
             self.clock,
             ADDRESS,
             connect,  # type: ignore[arg-type]  # a fake protocol stands in
-            lambda error, generation: self.failed(error, generation),
+            self.tell_failure,
             Observer((), ObjectId()),
             PoolLimits(**options),  # type: ignore[arg-type]
         )
         pool.resume()
         return pool
+
+    def tell_failure(self, error: Exception, generation: int) -> None:
+        """What the pool calls when an attempt failed."""
+        self.failed(error, generation)
 
     def checked_out(self, pool: Pool) -> PooledConnection:
         """A connection, established if need be."""
@@ -392,12 +396,12 @@ class SharingTests(PoolTestCase):
         is idle only after that reply.
         """
         self.shared.abandoned(self.first)
-        self.first.protocol.idle = False
+        self.first.protocol.idle = False  # type: ignore[misc]  # a fake protocol
         self.assertIsNone(self.shared.try_check_out(shareable=True))
         self.shared.check_in(self.first)
         self.assertFalse(self.first.protocol.closed)
         self.assertIsNone(self.shared.try_check_out())
-        self.first.protocol.idle = True
+        self.first.protocol.idle = True  # type: ignore[misc]  # a fake protocol
         drained = self.first.protocol.on_drained
         assert drained is not None
         drained()
@@ -406,7 +410,7 @@ class SharingTests(PoolTestCase):
     def test_reply_that_never_comes(self) -> None:
         """A connection that waits for late replies too long is closed."""
         self.shared.abandoned(self.first)
-        self.first.protocol.idle = False
+        self.first.protocol.idle = False  # type: ignore[misc]  # a fake protocol
         self.shared.check_in(self.first)
         self.shared.maintain()
         self.assertFalse(self.first.protocol.closed)

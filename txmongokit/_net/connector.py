@@ -28,11 +28,11 @@ from twisted.internet.error import (
     ConnectBindError,
     ConnectError,
     ConnectingCancelledError,
-    ConnectionRefusedError,
     NoRouteError,
     ServiceNameUnknownError,
     UnknownHostError,
 )
+from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
@@ -56,7 +56,7 @@ _HELLO_NAMES = ("hello", "isMaster")
 # nobody listens, a server is down.
 _NEVER_OVERLOAD = (
     ConnectBindError,
-    ConnectionRefusedError,
+    NobodyListens,
     NoRouteError,
     ServiceNameUnknownError,
     UnknownHostError,

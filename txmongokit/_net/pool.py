@@ -222,7 +222,10 @@ class Pool:
                 self._fill()
         if self._observed:
             waiting.addCallbacks(
-                self._report_checked_out, self._report_failure, (started,), None, (started,), None
+                self._report_checked_out,
+                self._report_failure,
+                callbackArgs=(started,),
+                errbackArgs=(started,),
             )
         return waiting
 

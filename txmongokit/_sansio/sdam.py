@@ -29,7 +29,6 @@ from txmongokit.errors import (
     ConnectionFailure,
     NetworkTimeout,
     NotPrimaryError,
-    PyMongoError,
     WaitQueueTimeoutError,
 )
 from txmongokit.options import ClientOptions
@@ -185,7 +184,7 @@ def error_effect(
     if handshaken:
         # One slow operation says nothing of the server.
         return _NO_EFFECT if isinstance(error, NetworkTimeout) else _NETWORK_ERROR
-    if isinstance(error, PyMongoError) and error.has_error_label("SystemOverloadedError"):
+    if error.has_error_label("SystemOverloadedError"):
         # It may be there and too busy for newcomers: what is connected stays.
         return ErrorEffect(request_check=True)
     return _NETWORK_ERROR
