@@ -24,6 +24,7 @@ from twisted.internet.ssl import (
     platformTrust,
     trustRootFromCertificates,
 )
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from txmongokit.errors import ConfigurationError
@@ -103,7 +104,9 @@ class HostTLS:
         verification, which does not say so, done once more.
         """
         trust = "name the authority that signed the server's in tlsCAFile"
-        connection = self._connections.get(transport)
+        connection = None
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            connection = self._connections.get(transport)
         chain = None if connection is None else connection.get_peer_cert_chain()
         store = None if connection is None else connection.get_context().get_cert_store()
         if not chain or store is None:
@@ -163,11 +166,6 @@ def connection_creator(options: TLSOptions, host: str) -> HostTLS:
         else:
             unnamed = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2, **arguments)
             connect = partial(_connection, unnamed.getContext, host)
-    except SSL.Error as error:
-        raise ConfigurationError(
-            f"tlsCertificateKeyFile={options.certificate_key_file!r}: certificate and private key "
-            "do not belong together"
-        ) from error
     except UnicodeError as error:
         raise ConfigurationError(f"host name {host!r} cannot be used with TLS: {error}") from error
     return HostTLS(host, connect, _revocation_check(options))
@@ -230,6 +228,17 @@ def _own_certificate(options: TLSOptions) -> dict[str, Any]:
         raise ConfigurationError(
             f"tlsCertificateKeyFile={options.certificate_key_file!r} must hold a PEM "
             "certificate and its private key, readable with tlsCertificateKeyFilePassword"
+        ) from error
+    try:
+        # Twisted would notice only at the first connection.
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.use_certificate(certificate.original)
+        context.use_privatekey(key)
+        context.check_privatekey()
+    except SSL.Error as error:
+        raise ConfigurationError(
+            f"tlsCertificateKeyFile={options.certificate_key_file!r}: certificate and private key "
+            "do not belong together"
         ) from error
     arguments: dict[str, Any] = {"privateKey": key, "certificate": certificate.original}
     if chain:
