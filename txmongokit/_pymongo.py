@@ -8,7 +8,7 @@ here, and C{tests/test_pymongo.py} takes each name away in turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import bson
@@ -56,10 +56,13 @@ try:
 except ImportError:
     _saslprep = None  # type: ignore[assignment]
 
+_is_public_suffix: Callable[[str], bool] | None = None
 try:
-    from pymongo._psl import is_public_suffix as _is_public_suffix
+    from pymongo import _psl
+
+    _is_public_suffix = _psl.is_public_suffix
 except ImportError:
-    _is_public_suffix = None  # type: ignore[assignment]
+    pass
 
 # SDAM specification, "not writable primary" and "node is recovering".
 NODE_RECOVERING_CODES = frozenset({11600, 11602, 13436, 189, 91})
@@ -168,7 +171,7 @@ def is_public_suffix(domain: str) -> bool:
     """
     if _is_public_suffix is None:
         return "." not in domain
-    return bool(_is_public_suffix(domain))
+    return _is_public_suffix(domain)
 
 
 def timeout_context() -> tuple[float, float] | None:
