@@ -1,0 +1,9 @@
+"""
+The small selection of C{--smoke}: at least one file of each directory.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SMOKE"]
+
+SMOKE: frozenset[str] = frozenset()

@@ -1,0 +1,103 @@
+"""
+The drivers' tests that are not in the unified format: what a connection
+string means, what is seen of servers, which one is chosen, what a pool does.
+They need no server.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.spec import units_options, units_pool, units_sdam, units_selection, units_srv
+from tests.spec.outcomes import Outcome
+from tests.spec.units_case import Case, Format, Skipped
+
+__all__ = ["DEVIATIONS", "FORMATS", "files", "run", "run_file"]
+
+FORMATS: Sequence[tuple[str, Format]] = (
+    ("uri-options/tests", units_options.uri_options),
+    ("connection-string/tests", units_options.connection_strings),
+    ("auth/tests/legacy", units_options.credentials),
+    ("read-write-concern/tests/connection-string", units_options.concern_strings),
+    ("read-write-concern/tests/document", units_options.concern_documents),
+    ("initial-dns-seedlist-discovery/tests", units_srv.seed_lists),
+    ("server-discovery-and-monitoring/tests/rs", units_sdam.scenario),
+    ("server-discovery-and-monitoring/tests/single", units_sdam.scenario),
+    ("server-discovery-and-monitoring/tests/sharded", units_sdam.scenario),
+    ("server-discovery-and-monitoring/tests/load-balanced", units_sdam.scenario),
+    ("server-discovery-and-monitoring/tests/errors", units_sdam.scenario),
+    ("server-discovery-and-monitoring/tests/monitoring", units_sdam.monitoring),
+    ("server-selection/tests/server_selection", units_selection.selection),
+    ("server-selection/tests/rtt", units_selection.round_trip_time),
+    ("server-selection/tests/in_window", units_selection.in_window),
+    ("max-staleness/tests", units_selection.selection),
+    ("connection-monitoring-and-pooling/tests/cmap-format", units_pool.pool),
+)
+"""The directories, and what makes cases of a file in one."""
+
+_WRONG_TLS = (
+    "a wrong value of a tls* option is an error, not a warning: what security depends on is "
+    "never ignored"
+)
+DEVIATIONS = {
+    f"uri-options/tests/tls-options.json: Invalid {name} causes a warning": _WRONG_TLS
+    for name in ("tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames", "tlsInsecure")
+}
+"""Cases that fail on purpose, by name, and why."""
+
+
+def files(specifications: Path) -> Iterator[tuple[Path, Format]]:
+    """
+    The files that this module can run.
+
+    @param specifications: the folder that has the specifications' folders.
+    """
+    for directory, make in FORMATS:
+        for path in sorted((specifications / directory).rglob("*.json")):
+            yield path, make
+
+
+def run(specifications: Path, patterns: list[str]) -> Iterator[Outcome]:
+    """
+    Run what matches.
+
+    @param patterns: shell patterns, or parts, of cases' names as
+        L{Outcome.name} gives them; none for all.
+    """
+    for path, make in files(specifications):
+        where = f"{path.parent.relative_to(specifications)}/{path.name}"
+        wanted = [each for each in patterns if ": " in each or _matches(where, [each])]
+        if wanted or not patterns:
+            for outcome in run_file(specifications, path, make):
+                if not patterns or _matches(outcome.name, patterns) or _matches(where, patterns):
+                    yield outcome
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(each in name or fnmatch.fnmatchcase(name, each) for each in patterns)
+
+
+def run_file(specifications: Path, path: Path, make: Format) -> Iterator[Outcome]:
+    """
+    Run the cases of one file.
+    """
+    directory = str(path.parent.relative_to(specifications))
+    for case in make(path):
+        yield _run_case(directory, path.name, case)
+
+
+def _run_case(directory: str, file: str, case: Case) -> Outcome:
+    began = time.perf_counter()
+    try:
+        case.check()
+    except Skipped as reason:
+        return Outcome(directory, file, case.name, "skipped", str(reason))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        seconds = time.perf_counter() - began
+        name = f"{directory}/{file}: {case.name}"
+        return Outcome(directory, file, case.name, "failed", DEVIATIONS.get(name, reason), seconds)
+    return Outcome(directory, file, case.name, "passed", "", time.perf_counter() - began)
