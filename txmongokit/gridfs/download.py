@@ -23,7 +23,7 @@ from txmongokit.sessions import ClientSession, session_state
 __all__ = ["GridOut", "GridOutCursor", "download"]
 
 # One batch of chunks, while the one before it is read.
-_DOWNLOAD_BYTES = 8 << 20
+_DOWNLOAD_BYTES = 4 << 20
 _FEWEST_CHUNKS = 4
 _OPTIONAL_FIELDS = frozenset(
     {"filename", "contentType", "chunkSize", "uploadDate", "aliases", "metadata", "md5"}
@@ -305,19 +305,19 @@ class GridOut(Stream):
         @raise CorruptGridFile: a chunk is missing, has the wrong length or
             is one too many.
         """
-        return self.alone(self._read(size))
+        return self.alone(self._read, size)
 
     def readline(self, size: int = -1) -> Deferred[bytes]:
         """
         One line with its end, but no more than C{size} bytes.
         """
-        return self.alone(self._read(size, line=True))
+        return self.alone(self._read, size, True)
 
     def readlines(self, size: int = -1) -> Deferred[list[bytes]]:
         """
         The lines that are left, or as many as make up C{size} bytes.
         """
-        return self.alone(self._lines(size))
+        return self.alone(self._lines, size)
 
     async def _lines(self, size: int) -> list[bytes]:
         lines: list[bytes] = []
@@ -334,7 +334,7 @@ class GridOut(Stream):
         What is left of the chunk at the position: no copy of whole ones.
         Nothing at the end.
         """
-        return self.alone(self._read_chunk())
+        return self.alone(self._read_chunk)
 
     async def _read_chunk(self) -> bytes:
         await self._fill(-1)

@@ -271,20 +271,21 @@ class Stream:
 
     _busy = False
 
-    def alone(self, work: Coroutine[Any, Any, ResultT]) -> Deferred[ResultT]:
+    def alone(
+        self, work: Callable[..., Coroutine[Any, Any, ResultT]], *arguments: Any
+    ) -> Deferred[ResultT]:
         """
         Start work that nothing else of this file may overlap.
 
         @raise InvalidOperation: something is under way.
         """
         if self._busy:
-            work.close()
             raise InvalidOperation("another call on this file is under way: wait for it first")
-        return Deferred.fromCoroutine(self._run(work))
+        return Deferred.fromCoroutine(self._run(work(*arguments)))
 
     async def _run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        object.__setattr__(self, "_busy", True)
+        self._busy = True
         try:
             return await work
         finally:
-            object.__setattr__(self, "_busy", False)
+            self._busy = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import bson
 from bson.int64 import Int64
@@ -31,8 +31,6 @@ from txmongokit.gridfs.place import (
 from txmongokit.sessions import ClientSession
 
 __all__ = ["GridIn", "upload"]
-
-ResultT = TypeVar("ResultT")
 
 # One insert carries as much, and one more is gathered while it is under way.
 _UPLOAD_BYTES = 4 << 20
@@ -209,7 +207,7 @@ class GridIn(Stream):
             raise ValueError("cannot write to a closed file")
         read = getattr(data, "read", None)
         if read is not None:
-            return self.alone(self._guarded(self._write_from(read)))
+            return self.alone(self._guarded, self._write_from, read)
         if isinstance(data, str):
             encoding = self._file.get("encoding")
             if encoding is None:
@@ -217,7 +215,7 @@ class GridIn(Stream):
             data = data.encode(encoding)
         elif not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"can only write bytes or file-like objects, not {type(data).__name__}")
-        return self.alone(self._guarded(self._write(data)))
+        return self.alone(self._guarded, self._write, data)
 
     def writelines(self, sequence: Iterable[Any]) -> Deferred[None]:
         """
@@ -229,10 +227,12 @@ class GridIn(Stream):
         for data in sequence:
             await self.write(data)
 
-    async def _guarded(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    async def _guarded(
+        self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
+    ) -> None:
         """Do what must succeed for the upload to go on."""
         try:
-            return await work
+            await work(*arguments)
         except BaseException as error:
             await self._give_up(error)
             raise
@@ -330,7 +330,7 @@ class GridIn(Stream):
         """
         if self._closed:
             return succeed(None)
-        return self.alone(self._guarded(self._close()))
+        return self.alone(self._guarded, self._close)
 
     async def _close(self) -> None:
         if self._partial:
@@ -359,7 +359,7 @@ class GridIn(Stream):
         """
         if self._closed:
             return succeed(None)
-        return self.alone(self._abort())
+        return self.alone(self._abort)
 
     async def _abort(self) -> None:
         self._closed = True
@@ -413,7 +413,7 @@ class GridIn(Stream):
         if error is None:
             await self.close()
         elif not self._closed:
-            await self.alone(self._give_up(error))
+            await self.alone(self._give_up, error)
 
 
 def upload(
