@@ -30,7 +30,7 @@ from txmongokit.types import Address, format_address
 
 __all__ = ["USUAL_DEPTH", "Pool", "PoolLimits", "PoolStatistics", "PooledConnection"]
 
-USUAL_DEPTH = 32
+USUAL_DEPTH = 16
 """How many point commands share a connection where nobody says otherwise."""
 
 # Nobody joins a shared connection on which nothing came for as long (seconds):
