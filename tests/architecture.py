@@ -51,7 +51,7 @@ API = (
     "masterslave",
     "testing",
 )
-APPLICATIONS = ("settings", "oplog", "replicator", "storage", "web")
+APPLICATIONS = ("settings", "service", "oplog", "replicator", "storage", "web")
 COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog")
 
 MODULE_CODE_LINES = 700

@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import bson
-from pymongo import version as pymongo_version
 from pymongo.driver_info import DriverInfo
 from pymongo.server_type import SERVER_TYPE
 
@@ -72,15 +71,11 @@ def client_metadata(
     """
     if app_name is not None and len(app_name.encode()) > 128:
         raise ConfigurationError("appName may have at most 128 bytes: shorten it")
-    try:
-        own_version = version("txmongokit")
-    except PackageNotFoundError:
-        own_version = "0"  # used from a checkout
     python = f"{platform.python_implementation()} {platform.python_version()}"
     # PyMongo's code encodes, decodes and parses for us.
     chain = [
-        DriverInfo("txmongokit", own_version, python),
-        DriverInfo("PyMongo", pymongo_version, "Twisted"),
+        DriverInfo("txmongokit", _version("txmongokit"), python),
+        DriverInfo("PyMongo", _version("pymongo"), "Twisted"),
         *drivers,
     ]
     metadata: dict[str, Any] = {}
@@ -98,6 +93,13 @@ def client_metadata(
     if environment:
         metadata["env"] = environment
     return _shortened(metadata, chain)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "0"  # used from a checkout
 
 
 def _driver(chain: Sequence[DriverInfo]) -> dict[str, str]:
