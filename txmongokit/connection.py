@@ -24,7 +24,8 @@ from zope.interface import implementer
 from txmongokit._net.connector import Connector, EndpointFactory
 from txmongokit._net.executor import Executor
 from txmongokit._net.observation import Observer
-from txmongokit._net.topology import Topology
+from txmongokit._net.srv import SrvResolver
+from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState
@@ -33,6 +34,7 @@ from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.options import ClientOptions, parse_options
 from txmongokit.sessions import ClientSession
+from txmongokit.types import format_address
 
 __all__ = [
     "ConnectionPool",
@@ -67,6 +69,9 @@ class ConnectionPool:
     @param reactor: the reactor to use instead of the global one.
     @param endpoint_factory: called with reactor, host and port to give the
         endpoint for each connection (proxies, tunnels, tests).
+    @param resolver: looks up the names of a C{mongodb+srv} connection string: a
+        L{twisted.internet.interfaces.IResolver}, by default one that asks the
+        system's name servers.
     @param kwargs: any URI option by name, which overrides the URI's.
 
     @raise txmongokit.errors.ConfigurationError: an option is unknown or
@@ -82,6 +87,7 @@ class ConnectionPool:
         *,
         reactor: Any = None,
         endpoint_factory: EndpointFactory | None = None,
+        resolver: Any = None,
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
@@ -103,6 +109,8 @@ class ConnectionPool:
             raise ConfigurationError(
                 "authMechanism=PLAIN sends the password as it is: add tls=true"
             )
+        if client_options.load_balanced:
+            raise ConfigurationError(NO_LOAD_BALANCERS)
         self._uri = uri
         self._client_options = client_options
         self._reactor = reactor
@@ -110,7 +118,14 @@ class ConnectionPool:
         topology_id = ObjectId()
         observer = Observer(client_options.event_listeners, topology_id)
         random = Random()
-        self._topology = Topology(reactor, client_options, self._connector, observer, random)
+        self._topology = Topology(
+            reactor,
+            client_options,
+            self._connector,
+            observer,
+            random,
+            SrvResolver(reactor, random, resolver),
+        )
         self._sessions = ServerSessionPool(lambda: uuid.uuid4().bytes)
         self._executor = Executor(
             reactor, client_options, self._topology, self._sessions, observer, random
@@ -124,7 +139,10 @@ class ConnectionPool:
         )
 
     def __repr__(self) -> str:
-        seeds = ", ".join(f"{host}:{port}" for host, port in self._client_options.seeds)
+        options = self._client_options
+        seeds = ", ".join(format_address(seed) for seed in options.seeds)
+        if options.srv is not None:
+            seeds = f"mongodb+srv://{options.srv.host}"
         return f"<ConnectionPool {seeds}>"
 
     def __getitem__(self, name: str) -> Database:

@@ -9,7 +9,9 @@ from typing import Any
 
 from bson.objectid import ObjectId
 from pymongo.read_preferences import ReadPreference
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.names import dns
+from twisted.names.error import DNSNameError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,6 +19,7 @@ from tests.fakeserver import FakeNetwork, refusal
 from txmongokit._net.connector import Connector
 from txmongokit._net.observation import Observer
 from txmongokit._net.topology import Server, Topology
+from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -28,8 +31,8 @@ from txmongokit.errors import (
 from txmongokit.options import parse_options
 
 
-class TopologyTests(SynchronousTestCase):
-    """What is known of a deployment, and who is chosen."""
+class TopologyTestCase(SynchronousTestCase):
+    """A network and topologies in it."""
 
     def setUp(self) -> None:
         """A network."""
@@ -49,6 +52,10 @@ class TopologyTests(SynchronousTestCase):
     def primary(self, topology: Topology, timeout: float = 5.0) -> Deferred[Server]:
         """Ask for a primary."""
         return topology.select(True, ReadPreference.PRIMARY, timeout)
+
+
+class TopologyTests(TopologyTestCase):
+    """What is known of a deployment, and who is chosen."""
 
     def test_one_seed(self) -> None:
         """From one secondary the whole set is found, and its primary."""
@@ -217,3 +224,79 @@ class TopologyTests(SynchronousTestCase):
         whole = self.topology("mongodb://a/?replicaSet=rs")
         self.network.flush()
         self.assertEqual((direct.single_secondary, whole.single_secondary), (True, False))
+
+
+class FakeNames:
+    """Name servers that know one service."""
+
+    def __init__(self, *hosts: str, text: bytes = b"") -> None:
+        self.hosts = hosts
+        self.text = text
+        self.asked = 0
+
+    def lookupService(self, name: str) -> Deferred[Any]:
+        """Its hosts."""
+        self.asked += 1
+        records = [dns.Record_SRV(0, 0, 27017, f"{host}.example.test") for host in self.hosts]
+        return succeed(([dns.RRHeader(name, dns.SRV, ttl=60, payload=r) for r in records], [], []))
+
+    def lookupText(self, name: str) -> Deferred[Any]:
+        """Its options."""
+        if not self.text:
+            return fail(DNSNameError())
+        record = dns.Record_TXT(self.text)
+        return succeed(([dns.RRHeader(name, dns.TXT, payload=record)], [], []))
+
+
+class SrvTests(TopologyTestCase):
+    """A deployment that DNS names."""
+
+    def client(self, names: FakeNames) -> ConnectionPool:
+        """A client by the service's name."""
+        client = ConnectionPool(
+            "mongodb+srv://cluster.example.test/?tls=false",
+            reactor=self.network.clock,
+            endpoint_factory=self.network.endpoint,
+            resolver=names,
+        )
+        self.addCleanup(self.network.end, client)
+        return client
+
+    def test_hosts(self) -> None:
+        """The hosts come from DNS, and so does the name of the set."""
+        servers = self.network.replica_set("a.example.test", "b.example.test")
+        client = self.client(FakeNames("b", text=b"replicaSet=rs"))
+        inserted = client["db"]["things"].insert_one({})
+        self.network.flush()
+        self.successResultOf(inserted)
+        self.assertEqual(servers[0].names(), ["insert"])
+
+    def test_nothing_there(self) -> None:
+        """A name without hosts is the first operation's error; the next asks again."""
+        names = FakeNames()
+        client = self.client(names)
+        for asked in (1, 2):
+            ping = client["db"].command("ping")
+            error = self.failureResultOf(ping, ConfigurationError).value
+            self.assertIn("_mongodb._tcp", str(error))
+            self.assertEqual(names.asked, asked)
+
+    def test_load_balancer(self) -> None:
+        """A load balancer is refused, whoever tells of it."""
+        ping = self.client(FakeNames("a", text=b"loadBalanced=true"))["db"].command("ping")
+        self.assertIn("load balancers", str(self.failureResultOf(ping, ConfigurationError).value))
+        with self.assertRaises(ConfigurationError):
+            ConnectionPool("mongodb://a/?loadBalanced=true", reactor=self.network.clock)
+
+    def test_new_hosts(self) -> None:
+        """A cluster's new mongos is used, and one that is gone is not."""
+        for host in ("a", "b", "c"):
+            self.network.add(f"{host}.example.test").hello = {"msg": "isdbgrid"}
+        names = FakeNames("a", "b")
+        client = self.client(names)
+        client["db"].command("ping")
+        self.network.advance(2.0)
+        names.hosts = ("b", "c")
+        self.network.advance(60.0)
+        hosts = client._topology.description.server_descriptions()
+        self.assertEqual({host for host, _ in hosts}, {"b.example.test", "c.example.test"})

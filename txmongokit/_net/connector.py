@@ -143,6 +143,15 @@ class Connector:
         for host, _ in self._options.seeds:
             self._tls(host)
 
+    def resolved(self, options: ClientOptions) -> None:
+        """
+        Go by these options from now on, which are the old ones with what DNS
+        said.
+        """
+        if self.credentials is self._options.credentials:
+            self.credentials = options.credentials
+        self._options = options
+
     def append_metadata(self, driver: DriverInfo) -> None:
         """
         Add a library that wraps this client to how new connections introduce

@@ -8,7 +8,7 @@ through the pure functions of L{txmongokit._sansio.sdam}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
@@ -17,15 +17,17 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 from pymongo.server_type import SERVER_TYPE
 from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txmongokit._net.connector import Connector
 from txmongokit._net.monitor import Monitor
 from txmongokit._net.observation import Observer
 from txmongokit._net.pool import USUAL_DEPTH, Pool, PoolLimits
 from txmongokit._net.queue import WaitQueue
+from txmongokit._net.srv import SrvPoller, SrvResolver
 from txmongokit._sansio.sdam import (
     error_effect,
     initial_description,
@@ -33,6 +35,7 @@ from txmongokit._sansio.sdam import (
     nothing_known,
     unknown_server,
     updated_description,
+    with_hosts,
 )
 from txmongokit._sansio.selection import choose, select_servers, selection_error
 from txmongokit._sansio.transactions import newer_cluster_time
@@ -47,7 +50,13 @@ from txmongokit.errors import (
 from txmongokit.options import ClientOptions
 from txmongokit.types import Address, format_address
 
-__all__ = ["Server", "Topology"]
+__all__ = ["NO_LOAD_BALANCERS", "Server", "Topology"]
+
+NO_LOAD_BALANCERS = (
+    "load balancers are not supported by this version: name the mongos themselves and leave "
+    "loadBalanced out"
+)
+"""Why C{loadBalanced} is refused."""
 
 _PRIMARY = ReadPreference.PRIMARY
 
@@ -81,6 +90,7 @@ class Topology:
     @ivar cluster_time: the latest C{$clusterTime} that any reply carried.
 
     @param observer: told of whatever changes.
+    @param resolver: asks DNS about a C{mongodb+srv} connection string.
     """
 
     _log = Logger()
@@ -92,12 +102,17 @@ class Topology:
         connector: Connector,
         observer: Observer,
         random: Random,
+        resolver: SrvResolver | None = None,
     ) -> None:
         self._reactor = reactor
         self._options = options
         self._connector = connector
         self._observer = observer
         self._random = random
+        self._resolver = resolver or SrvResolver(reactor, random)
+        self._resolving: Deferred[None] | None = None
+        self._unresolved: Exception | None = None
+        self._poller: SrvPoller | None = None
         self._servers: dict[Address, Server] = {}
         self._waiters: WaitQueue[Server] = WaitQueue(reactor)
         self._primary: Server | None = None
@@ -114,11 +129,65 @@ class Topology:
         @raise InvalidOperation: the client was closed.
         @raise ConfigurationError: a file that the C{tls*} options name cannot
             be used.
+        @raise PyMongoError: it is known at once that DNS has no answer.
         """
         if self._closed:
             raise InvalidOperation("this client was closed: make a new one")
-        if self._upkeep is not None:
+        if self._upkeep is not None or self._resolving is not None:
             return
+        if self._options.srv is None:
+            self._begin()
+            return
+        self._unresolved = None
+        resolving = self._resolver.resolve(self._options)
+        self._resolving = told = resolving.addCallback(self._resolved)
+        told.addErrback(self._not_resolved)
+        if told.called:
+            self._resolving = None
+            if self._unresolved is not None:
+                raise self._unresolved
+
+    def _resolved(self, options: ClientOptions) -> None:
+        self._resolving = None
+        if options.load_balanced:
+            raise ConfigurationError(NO_LOAD_BALANCERS)
+        self._options = options
+        self._connector.resolved(options)
+        self.description = initial_description(options)
+        self._begin()
+        self._poller = SrvPoller(
+            self._reactor, self._resolver, options, self._polled_hosts, self._found_hosts
+        )
+        self._poller.start()
+
+    def _not_resolved(self, failure: Failure) -> None:
+        self._resolving = None
+        error = failure.value
+        if isinstance(error, CancelledError):
+            return
+        if not isinstance(error, PyMongoError):
+            self._log.failure("DNS could not be asked", failure)
+            error = AutoReconnect(f"DNS could not be asked: {error}")
+        kind, text = type(error), str(error)
+        self._unresolved = error
+        self._waiters.fail_all(lambda: kind(text))
+
+    def _polled_hosts(self) -> Collection[Address] | None:
+        """The hosts, where DNS may name others."""
+        if self.description.topology_type in (TOPOLOGY_TYPE.Unknown, TOPOLOGY_TYPE.Sharded):
+            return list(self.description.server_descriptions())
+        return None
+
+    def _found_hosts(self, hosts: list[Address]) -> None:
+        before = self.description
+        if set(hosts) == set(before.server_descriptions()):
+            return
+        self.description = with_hosts(before, hosts, self._options)
+        self._match_servers()
+        self._observer.topology_changed(before, self.description)
+        self._serve()
+
+    def _begin(self) -> None:
         self._connector.prepare()
         self._observer.topology_opened()
         self._observer.topology_changed(nothing_known(self._options), self.description)
@@ -137,6 +206,10 @@ class Topology:
             return
         self._closed = True
         self._waiters.fail_all(lambda: AutoReconnect("the client was closed"))
+        if self._resolving is not None:
+            self._resolving.cancel()
+        if self._poller is not None:
+            self._poller.stop()
         if self._upkeep is None:
             return
         if self._upkeep.running:

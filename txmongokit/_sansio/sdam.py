@@ -7,7 +7,7 @@ the rules for errors are the server-discovery-and-monitoring specification's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ __all__ = [
     "server_description",
     "unknown_server",
     "updated_description",
+    "with_hosts",
 ]
 
 
@@ -90,6 +91,25 @@ def updated_description(
     The deployment after one of its servers was seen, or was not.
     """
     return updated_topology_description(description, server)
+
+
+def with_hosts(
+    description: TopologyDescription, hosts: Collection[Address], options: ClientOptions
+) -> TopologyDescription:
+    """
+    A deployment of which DNS now names other hosts: what is known of those
+    that stay is kept.
+    """
+    known = description.server_descriptions()
+    servers = {host: known.get(host) or ServerDescription(host) for host in hosts}
+    return TopologyDescription(
+        description.topology_type,
+        servers,
+        description.replica_set_name,
+        description.max_set_version,
+        description.max_election_id,
+        _Settings(options),
+    )
 
 
 def server_description(
