@@ -114,7 +114,9 @@ class Case:
             raise
         except Exception as error:
             if ignored:
-                return error
+                if isinstance(error, PyMongoError):
+                    return error
+                raise Malformed(f"{name}: {error}") from error
             if expected is None:
                 raise
             check_error(self.matcher, expected, error)

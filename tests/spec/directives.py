@@ -241,6 +241,15 @@ async def _loop(case: Case, arguments: Arguments) -> None:
             entities.add(arguments[option], "value", number)
 
 
+class _Arguments(dict[str, Any]):
+    """
+    Arguments; one that is missing is the test's fault.
+    """
+
+    def __missing__(self, name: str) -> Any:
+        raise Malformed(f"the argument {name!r} is missing")
+
+
 _DIRECTIVES: dict[str, Callable[[Case, Arguments], Awaitable[None]]] = {
     "assertCollectionExists": _collection(True),
     "assertCollectionNotExists": _collection(False),
@@ -279,4 +288,4 @@ async def run_directive(case: Case, name: str, arguments: Arguments) -> None:
     directive = _DIRECTIVES.get(name)
     if directive is None:
         raise Malformed(f"the runner has no operation {name!r}")
-    await directive(case, arguments)
+    await directive(case, _Arguments(arguments))

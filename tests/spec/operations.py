@@ -126,6 +126,8 @@ async def _change_stream(target: Any, arguments: Arguments) -> Any:
 
 
 async def _find_cursor(target: Any, arguments: Arguments) -> Any:
+    if "filter" not in arguments:
+        raise Malformed("createFindCursor has no filter")
     return await open_cursor(target.find(**_renamed(arguments)))
 
 

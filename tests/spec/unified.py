@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bson import json_util
+from pymongo.errors import PyMongoError
 from twisted.internet import defer
 from twisted.internet.threads import deferToThread
 
@@ -96,13 +97,14 @@ def _inverted(outcome: Outcome) -> Outcome:
     reason = "it passed, but must fail"
     if outcome.status == "failed":
         reason = outcome.reason
-        if reason.startswith((_MISMATCH, _MALFORMED)):
+        if reason.startswith((_MISMATCH, _MALFORMED, _UNEXPECTED)):
             status, reason = "passed", ""
     return Outcome(outcome.directory, outcome.file, outcome.case, status, reason, outcome.seconds)
 
 
 _MISMATCH = "mismatch: "
 _MALFORMED = "malformed: "
+_UNEXPECTED = "unexpected error: "
 
 
 async def _run_case(file: _File, test: Mapping[str, Any], fleet: Fleet) -> Outcome:
@@ -128,6 +130,8 @@ async def _run_case(file: _File, test: Mapping[str, Any], fleet: Fleet) -> Outco
         reason = f"{_MISMATCH}{error}"
     except Malformed as error:
         reason = f"{_MALFORMED}{error}"
+    except PyMongoError as error:
+        reason = f"{_UNEXPECTED}{_shown(error)}"
     except defer.TimeoutError:
         reason = f"did not end in {_PATIENCE:g} s"
     except Exception as error:
