@@ -1,3 +1,3 @@
 """
-The main job and the benchmarks: scripts to run, and the load they share.
+The main job and the benchmarks: what they run, and the load they share.
 """
