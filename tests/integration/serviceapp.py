@@ -47,6 +47,8 @@ def main(name: str, uri: str) -> None:
         return sorted(map(repr, found))
 
     async def use(_: Any) -> None:
+        # What the reactor itself needs is there once it runs.
+        await deferLater(reactor, 0)
         before = left()
         application = MultiService()
         service = MongoService(uri, serverSelectionTimeoutMS=20000)
