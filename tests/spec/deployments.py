@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.spec.requirements import Facts, parse_version, unmet
 from txmongokit.testing import Credentials, Deployment, replica_set, standalone
@@ -18,6 +18,7 @@ from txmongokit.types import Address
 __all__ = ["Fleet", "Ground"]
 
 _INTERRUPTED = 11601
+_TRIES = 5
 
 
 class Ground:
@@ -37,19 +38,18 @@ class Ground:
         version = parse_version(self.client.server_info()["version"])
         self.facts = Facts(version, topology, auth, parameters)
         self._fail_points: list[tuple[Address, str]] = []
+        # With a connection each that is open before a fail point is set.
+        self._directs = {
+            member.address: member.client(heartbeatFrequencyMS=60_000)
+            for member in deployment.members
+        }
+        for direct in self._directs.values():
+            direct.admin.command("ping")
 
-    def set_fail_point(self, command: Mapping[str, Any], address: Address | None = None) -> None:
+    def primary(self) -> Address:
         """
-        Switch a fail point on.
-
-        @param address: the server; the primary by default.
+        The server that takes writes.
         """
-        if address is None:
-            address = self._primary()
-        self._command(address, command)
-        self._fail_points.append((address, command["configureFailPoint"]))
-
-    def _primary(self) -> Address:
         if self.facts.topology == "single":
             return self.deployment.members[0].address
         self.client.admin.command("ping")
@@ -57,19 +57,34 @@ class Ground:
         assert address is not None
         return (address[0], int(address[1] or 0))
 
-    def _command(self, address: Address, command: Mapping[str, Any]) -> None:
-        for member in self.deployment.members:
-            if member.address == address:
-                with member.client() as client:
-                    client.admin.command(command)
+    def set_fail_point(self, command: Mapping[str, Any], address: Address) -> None:
+        """
+        Switch a fail point of one server on.
+        """
+        self._directs[address].admin.command(command)
+        self.note_fail_point(command["configureFailPoint"], address)
+
+    def note_fail_point(self, name: str, address: Address) -> None:
+        """
+        Remember a fail point, for L{clear_fail_points}.
+        """
+        self._fail_points.append((address, name))
 
     def clear_fail_points(self) -> None:
         """
-        Switch off what L{set_fail_point} switched on.
+        Switch off what was switched on.
         """
         fail_points, self._fail_points = self._fail_points, []
         for address, name in dict.fromkeys(fail_points):
-            self._command(address, {"configureFailPoint": name, "mode": "off"})
+            command = {"configureFailPoint": name, "mode": "off"}
+            for attempt in range(_TRIES):
+                try:
+                    self._directs[address].admin.command(command)
+                    break
+                except AutoReconnect:
+                    # It may close this connection, too, until it is off.
+                    if attempt + 1 == _TRIES:
+                        raise
 
     def kill_sessions(self) -> None:
         """
@@ -110,7 +125,8 @@ class Ground:
         """
         End the internal client and the servers.
         """
-        self.client.close()
+        for client in (self.client, *self._directs.values()):
+            client.close()
         self.deployment.close()
 
 

@@ -47,8 +47,12 @@ async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 
 
 
 async def _fail_point(case: Case, arguments: Arguments) -> None:
-    case.entities.get(arguments["client"], "client")
-    await deferToThread(case.ground.set_fail_point, arguments["failPoint"])
+    # The format wants it set by the client under test: it then has a connection.
+    client = case.entities.get(arguments["client"], "client")
+    address = await deferToThread(case.ground.primary)
+    command = arguments["failPoint"]
+    case.ground.note_fail_point(command["configureFailPoint"], address)
+    await client.pool.admin.command(command)
 
 
 async def _targeted_fail_point(case: Case, arguments: Arguments) -> None:

@@ -19,6 +19,7 @@ from tests.spec.events import Recorder
 from tests.spec.logs import LogBook
 from tests.spec.matching import Malformed, operator
 from tests.spec.options import database_options, transaction_options
+from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 
 __all__ = ["ClientEntity", "Entities", "SessionEntity", "Thread", "Unavailable"]
@@ -150,7 +151,12 @@ class Entities:
         """
         Name an operation's result.
         """
-        self.add(name, "cursor" if isinstance(result, CursorEntity) else "value", result)
+        kind = "value"
+        if isinstance(result, CursorEntity):
+            kind = "cursor"
+        elif isinstance(result, Collection):
+            kind = "collection"
+        self.add(name, kind, result)
 
     def create(self, specs: Sequence[Mapping[str, Any]]) -> None:
         """

@@ -200,7 +200,7 @@ async def _create_collection(target: Any, arguments: Arguments) -> Any:
     ours = ("session", "timeoutMS", "rawData")
     options = {name: value for name, value in arguments.items() if name not in ours}
     name = options.pop("collection")
-    await target.create_collection(
+    return await target.create_collection(
         name, **options, **_renamed({key: arguments[key] for key in ours if key in arguments})
     )
 
