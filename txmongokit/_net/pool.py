@@ -288,13 +288,14 @@ class Pool:
         self._paused_by = cause
         if not paused_already:
             self._observer.pool_cleared(self.address, interrupt_in_use, cause=cause)
+        if interrupt_in_use:
+            for pending in list(self._pending):
+                pending.cancel()
         self._waiters.fail_all(self._refusal)
         idle, self._idle = self._idle, []
         for connection in idle:
             self._discard(connection, ConnectionClosedReason.STALE)
         if interrupt_in_use:
-            for pending in list(self._pending):
-                pending.cancel()
             for connection in list(self._in_use):
                 connection.protocol.abort(self._refusal())
 
