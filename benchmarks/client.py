@@ -293,9 +293,10 @@ def task_report(comparison: Comparison, task: str) -> str:
     peers = comparison.turns[task]
     largest = max(turn.wall for turns in peers.values() for turn in turns)
     unit, scale = ("ms", 1e3) if largest >= 0.01 else ("us", 1e6)
+    times = f"{'wall min':>10}{'median':>10}{'CPU min':>10}{'median':>10}"
     lines = [
         f"{_TITLES[task]} ({unit} an operation)",
-        f"  {'':<12}{'wall min':>10}{'median':>10}{'CPU min':>10}{'median':>10}{'wall x':>9}{'CPU x':>8}",
+        f"  {'':<12}{times}{'wall x':>9}{'CPU x':>8}",
     ]
     for peer in sorted(peers, key=list(PEERS).index):
         turns = peers[peer]
