@@ -11,30 +11,40 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.spec import units_options, units_pool, units_sdam, units_selection, units_srv
 from tests.spec.outcomes import Outcome
 from tests.spec.units_case import Case, Format, Skipped
+from tests.spec.units_options import (
+    concern_documents,
+    concern_strings,
+    connection_strings,
+    credentials,
+    uri_options,
+)
+from tests.spec.units_pool import pool
+from tests.spec.units_sdam import monitoring, scenario
+from tests.spec.units_selection import in_window, round_trip_time, selection
+from tests.spec.units_srv import seed_lists
 
 __all__ = ["DEVIATIONS", "FORMATS", "files", "run", "run_file"]
 
 FORMATS: Sequence[tuple[str, Format]] = (
-    ("uri-options/tests", units_options.uri_options),
-    ("connection-string/tests", units_options.connection_strings),
-    ("auth/tests/legacy", units_options.credentials),
-    ("read-write-concern/tests/connection-string", units_options.concern_strings),
-    ("read-write-concern/tests/document", units_options.concern_documents),
-    ("initial-dns-seedlist-discovery/tests", units_srv.seed_lists),
-    ("server-discovery-and-monitoring/tests/rs", units_sdam.scenario),
-    ("server-discovery-and-monitoring/tests/single", units_sdam.scenario),
-    ("server-discovery-and-monitoring/tests/sharded", units_sdam.scenario),
-    ("server-discovery-and-monitoring/tests/load-balanced", units_sdam.scenario),
-    ("server-discovery-and-monitoring/tests/errors", units_sdam.scenario),
-    ("server-discovery-and-monitoring/tests/monitoring", units_sdam.monitoring),
-    ("server-selection/tests/server_selection", units_selection.selection),
-    ("server-selection/tests/rtt", units_selection.round_trip_time),
-    ("server-selection/tests/in_window", units_selection.in_window),
-    ("max-staleness/tests", units_selection.selection),
-    ("connection-monitoring-and-pooling/tests/cmap-format", units_pool.pool),
+    ("uri-options/tests", uri_options),
+    ("connection-string/tests", connection_strings),
+    ("auth/tests/legacy", credentials),
+    ("read-write-concern/tests/connection-string", concern_strings),
+    ("read-write-concern/tests/document", concern_documents),
+    ("initial-dns-seedlist-discovery/tests", seed_lists),
+    ("server-discovery-and-monitoring/tests/rs", scenario),
+    ("server-discovery-and-monitoring/tests/single", scenario),
+    ("server-discovery-and-monitoring/tests/sharded", scenario),
+    ("server-discovery-and-monitoring/tests/load-balanced", scenario),
+    ("server-discovery-and-monitoring/tests/errors", scenario),
+    ("server-discovery-and-monitoring/tests/monitoring", monitoring),
+    ("server-selection/tests/server_selection", selection),
+    ("server-selection/tests/rtt", round_trip_time),
+    ("server-selection/tests/in_window", in_window),
+    ("max-staleness/tests", selection),
+    ("connection-monitoring-and-pooling/tests/cmap-format", pool),
 )
 """The directories, and what makes cases of a file in one."""
 
@@ -93,8 +103,8 @@ def _run_case(directory: str, file: str, case: Case) -> Outcome:
     began = time.perf_counter()
     try:
         case.check()
-    except Skipped as reason:
-        return Outcome(directory, file, case.name, "skipped", str(reason))
+    except Skipped as skipped:
+        return Outcome(directory, file, case.name, "skipped", str(skipped))
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         seconds = time.perf_counter() - began

@@ -63,18 +63,15 @@ SERVICES: Mapping[str, list[tuple[str, int]]] = dict(
 """The SRV records."""
 
 TEXTS: Mapping[str, list[tuple[bytes, ...]]] = {
-    f"test{number}.{_DOMAIN}": records
-    for number, records in (
-        (5, [(b"replicaSet=repl0&authSource=thisDB",)]),
-        (6, [(b"replicaSet=repl0",), (b"authSource=otherDB",)]),
-        (7, [(b"ssl=false",)]),
-        (8, [(b"authSource",)]),
-        (10, [(b"socketTimeoutMS=500",)]),
-        (11, [(b"replicaS", b"et=rep", b"l0")]),
-        (20, [(b"loadBalanced=true",)]),
-        (21, [(b"loadBalanced=false",)]),
-        (24, [(b"loadBalanced=true",)]),
-    )
+    f"test5.{_DOMAIN}": [(b"replicaSet=repl0&authSource=thisDB",)],
+    f"test6.{_DOMAIN}": [(b"replicaSet=repl0",), (b"authSource=otherDB",)],
+    f"test7.{_DOMAIN}": [(b"ssl=false",)],
+    f"test8.{_DOMAIN}": [(b"authSource",)],
+    f"test10.{_DOMAIN}": [(b"socketTimeoutMS=500",)],
+    f"test11.{_DOMAIN}": [(b"replicaS", b"et=rep", b"l0")],
+    f"test20.{_DOMAIN}": [(b"loadBalanced=true",)],
+    f"test21.{_DOMAIN}": [(b"loadBalanced=false",)],
+    f"test24.{_DOMAIN}": [(b"loadBalanced=true",)],
 }
 """The TXT records, each a tuple of its strings."""
 
