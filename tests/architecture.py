@@ -40,6 +40,7 @@ PACKAGE = "txmongokit"
 
 VALUES = ("types", "errors", "options", "filter", "interfaces", "_pymongo", "rawbson", "uri")
 API = (
+    "transactions",
     "sessions",
     "scope",
     "cursor",

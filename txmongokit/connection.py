@@ -6,14 +6,16 @@ This is the only place where the layers are put together.
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.objectid import ObjectId
+from bson.timestamp import Timestamp
 from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -23,12 +25,14 @@ from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
 from txmongokit._net.executor import Executor
+from txmongokit._net.logs import StructuredLog
+from txmongokit._net.logs import log_levels as parse_log_levels
 from txmongokit._net.observation import Observer
 from txmongokit._net.srv import SrvResolver
 from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
-from txmongokit._sansio.transactions import ServerSessionPool, SessionState
+from txmongokit._sansio.transactions import ServerSessionPool, SessionState, admitted
 from txmongokit.database import Database
 from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
@@ -46,6 +50,8 @@ __all__ = [
 
 # How long disconnect() lets the server take for forgetting our sessions.
 _FAREWELL = 1.0
+# Sessions in one endSessions command (sessions specification).
+_ENDED_AT_ONCE = 10_000
 
 
 @implementer(IOperationRunner)
@@ -72,6 +78,9 @@ class ConnectionPool:
     @param resolver: looks up the names of a C{mongodb+srv} connection string: a
         L{twisted.internet.interfaces.IResolver}, by default one that asks the
         system's name servers.
+    @param log_levels: what is logged, as C{{"command": "debug"}}; the components
+        are C{command}, C{topology}, C{serverSelection} and C{connection}.
+        It overrides the environment's C{MONGODB_LOG_COMMAND} and so on.
     @param kwargs: any URI option by name, which overrides the URI's.
 
     @raise txmongokit.errors.ConfigurationError: an option is unknown or
@@ -88,6 +97,7 @@ class ConnectionPool:
         reactor: Any = None,
         endpoint_factory: EndpointFactory | None = None,
         resolver: Any = None,
+        log_levels: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
@@ -116,7 +126,11 @@ class ConnectionPool:
         self._reactor = reactor
         self._connector = Connector(reactor, client_options, ssl_context_factory, endpoint_factory)
         topology_id = ObjectId()
-        observer = Observer(client_options.event_listeners, topology_id)
+        levels = parse_log_levels(log_levels, os.environ)
+        log = None
+        if any(level >= 0 for level in levels.values()):
+            log = StructuredLog(levels, os.environ)
+        observer = Observer(client_options.event_listeners, topology_id, log)
         random = Random()
         self._topology = Topology(
             reactor,
@@ -217,6 +231,7 @@ class ConnectionPool:
         See L{IOperationRunner.run}.
         """
         try:
+            session = admitted(self, command, session)
             self._topology.start()
         except PyMongoError:
             return fail()
@@ -232,6 +247,7 @@ class ConnectionPool:
         See L{IOperationRunner.stream}.
         """
         try:
+            session = admitted(self, command, session)
             self._topology.start()
         except PyMongoError:
             return fail()
@@ -272,17 +288,33 @@ class ConnectionPool:
         causal_consistency: bool | None = None,
         default_transaction_options: Any = None,
         snapshot: bool = False,
+        *,
+        snapshot_time: Timestamp | None = None,
+        default_timeout: float | None = None,
     ) -> ClientSession:
         """
-        Start an explicit session: for causal consistency and transactions.
+        Start an explicit session: for causal consistency, transactions and
+        snapshots.  It may fail when it is not used for a minute or longer.
 
+        @param causal_consistency: whether its reads see what it has read and
+            written; by default yes, except in a snapshot session.
         @param default_transaction_options: PyMongo's C{TransactionOptions}.
+        @param snapshot: whether all its reads are of one point in time: the
+            first read's, or C{snapshot_time}.
+        @param snapshot_time: another session's C{snapshot_time}.
+        @param default_timeout: seconds for each commit, abort, end and
+            C{with_transaction}, instead of the client's C{timeoutMS}; 0 for
+            no limit.
 
         @raise ConfigurationError: C{snapshot} and C{causal_consistency}
-            exclude one another.
+            exclude one another, or a value is not allowed.
+        @raise TypeError: a value is of the wrong type.
         """
         state = self.take_session(
+            client=self,
             explicit=True,
+            snapshot_time=snapshot_time,
+            default_timeout=default_timeout,
             causal_consistency=causal_consistency,
             snapshot=snapshot,
             default_transaction_options=default_transaction_options,
@@ -358,9 +390,14 @@ class ConnectionPool:
 
     async def _disconnect(self) -> None:
         ids = self._sessions.drain()
+        options = replace(
+            self.options, timeout=_FAREWELL, read_preference=ReadPreference.PRIMARY_PREFERRED
+        )
         try:
             if ids and self._topology.has_servers:
-                await self._executor.run(EndSessions(ids, replace(self.options, timeout=_FAREWELL)))
+                for first in range(0, len(ids), _ENDED_AT_ONCE):
+                    some = ids[first : first + _ENDED_AT_ONCE]
+                    await self._executor.run(EndSessions(some, options))
         except PyMongoError:
             pass  # The server forgets them by itself after a while.
         finally:

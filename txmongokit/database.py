@@ -152,6 +152,7 @@ class Database(Scope):
         limits = CommandOptions(
             codec_options=codec_options or self._options.codec_options,
             timeout=self._options.timeout if timeout is None else timeout,
+            timeout_given=timeout is not None,
         )
         if read_preference is not None:
             limits = replace(limits, read_preference=read_preference)
@@ -190,6 +191,7 @@ class Database(Scope):
         limits = CommandOptions(
             codec_options=codec_options or self._options.codec_options,
             timeout=self._options.timeout if timeout is None else timeout,
+            timeout_given=timeout is not None,
         )
         if read_preference is not None:
             limits = replace(limits, read_preference=read_preference)

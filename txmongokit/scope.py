@@ -63,7 +63,9 @@ class Scope:
         return self._options.write_concern
 
     def _limited(self, timeout: float | None) -> CommandOptions:
-        return self._options if timeout is None else replace(self._options, timeout=timeout)
+        if timeout is None:
+            return self._options
+        return replace(self._options, timeout=timeout, timeout_given=True)
 
     def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
         result: Deferred[ResultT] = self._runner.run(command, session_state(session))

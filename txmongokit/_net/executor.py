@@ -38,6 +38,7 @@ from txmongokit._sansio.retries import (
     label_retryable_write,
 )
 from txmongokit._sansio.transactions import (
+    ServerSession,
     ServerSessionPool,
     SessionState,
     TransactionState,
@@ -59,6 +60,8 @@ __all__ = ["Executor"]
 ResultT = TypeVar("ResultT")
 
 _DEFAULT_WRITE_CONCERN = WriteConcern()
+# A session's deadline overrides what its commands inherit.
+_ANY_TIME = CommandOptions()
 _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
 # Compression specification: what carries credentials.
 _NEVER_COMPRESSED = frozenset(
@@ -177,14 +180,20 @@ class Executor:
         """
         See L{txmongokit.interfaces.IOperationRunner.take_session}.
         """
-        server_session = self._sessions.take(self._reactor.seconds(), self._session_timeout())
-        return SessionState(server_session, **options)
+
+        def take() -> ServerSession:
+            return self._sessions.take(self._reactor.seconds(), self._session_timeout())
+
+        if options.get("explicit"):
+            return SessionState(take(), **options)
+        # Taken with the first command's connection: no more are used than there are of these.
+        return SessionState(None, source=take, **options)
 
     def release_session(self, session: SessionState) -> None:
         """
         See L{txmongokit.interfaces.IOperationRunner.release_session}.
         """
-        server_session, session.server_session = session.server_session, None
+        server_session = session.end()
         if server_session is not None:
             self._sessions.give_back(
                 server_session, self._reactor.seconds(), self._session_timeout()
@@ -202,8 +211,9 @@ class Executor:
 
     def _deadline(self, command: Command[Any], session: SessionState | None) -> float | None:
         deadline = command.deadline
+        limited = session is not None and session.deadline is not None
         if deadline is None:
-            deadline = self.deadline(command.options)
+            deadline = self.deadline(_ANY_TIME if limited else command.options)
         if session is not None and session.deadline is not None:
             return session.deadline if deadline is None else min(deadline, session.deadline)
         return deadline
@@ -387,8 +397,11 @@ class Executor:
     def _select_now(self, call: _Call) -> Server | None:
         command, session = call.command, call.session
         call.connection = None
-        if command.address is not None:
-            call.server = self._topology.server(command.address)
+        address = command.address
+        if session is not None and session.pinned_address is not None:
+            address = session.pinned_address
+        if address is not None:
+            call.server = self._topology.server(address)
             return call.server
         call.preference = command.options.read_preference
         call.writable = not (command.is_read or command.follows_read_preference)
@@ -539,7 +552,8 @@ class Executor:
 
     def _add_session(self, call: _Call, session: SessionState, body: dict[str, Any]) -> None:
         command = call.command
-        session.apply(command, body, self._reactor.seconds())
+        assert call.connection is not None
+        session.apply(command, body, self._reactor.seconds(), call.connection.info)
         call.opened_transaction = "startTransaction" in body
         if command.is_write and command.retryable and command.name not in TRANSACTION_ENDING:
             if call.number is None and self._may_retry(call):

@@ -1,10 +1,11 @@
 """
 Logical sessions and transactions, as state.
 
-Follows the drivers' sessions, causal-consistency and transactions
-specifications.  A L{SessionState} decides what each command carries
-(C{lsid}, C{txnNumber}, C{startTransaction}, C{readConcern}, ...) and what
-each reply or failure does to the session.
+Follows the drivers' sessions, snapshot-sessions, causal-consistency and
+transactions specifications.  A L{SessionState} decides whether a command may
+run in it, what the command carries (C{lsid}, C{txnNumber},
+C{startTransaction}, C{readConcern}, ...) and what each reply or failure does
+to the session.
 """
 
 from __future__ import annotations
@@ -12,40 +13,80 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from bson.binary import Binary
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
+from pymongo.server_type import SERVER_TYPE
 from pymongo.write_concern import WriteConcern
 
-from txmongokit._pymongo import add_error_label, remove_error_label
+from txmongokit._pymongo import RETRYABLE_CODES, add_error_label, remove_error_label
 from txmongokit._sansio.commands.base import Command
 from txmongokit.errors import (
     ConfigurationError,
     ConnectionFailure,
     InvalidOperation,
+    NotPrimaryError,
     PyMongoError,
     ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
 )
+from txmongokit.types import Address, ConnectionInfo
 
 __all__ = [
+    "BOUND_SESSION",
     "ServerSession",
     "ServerSessionPool",
     "SessionState",
+    "TRANSIENT",
     "Transaction",
     "TransactionState",
+    "UNKNOWN_COMMIT",
+    "admitted",
+    "bound_session",
     "newer_cluster_time",
 ]
 
 TRANSIENT = "TransientTransactionError"
 UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
+OVERLOADED = "SystemOverloadedError"
 
 # Codes after which it is known that a commit did not happen or that trying
 # again cannot help, so UnknownTransactionCommitResult is not added
 # (transactions specification, "UnknownTransactionCommitResult").
 _WRITE_CONCERN_DEFINITE = frozenset({79, 100})
+
+# MaxTimeMSExpired and WriteConcernTimeout.
+_UNSETTLED_CODES = RETRYABLE_CODES | {50, 64}
+
+# The writes that can wait for a cluster time (causal-consistency specification).
+_CAUSAL_WRITES = frozenset(
+    {
+        "aggregate",
+        "bulkWrite",
+        "create",
+        "createIndexes",
+        "delete",
+        "drop",
+        "dropDatabase",
+        "dropIndexes",
+        "findAndModify",
+        "insert",
+        "update",
+    }
+)
+# What goes to an open cursor has no read concern of its own.
+_CURSOR_COMMANDS = frozenset({"getMore", "killCursors"})
+# From 5.0 on.
+_SNAPSHOT_WIRE_VERSION = 13
+
+_ENDING = ("commitTransaction", "abortTransaction")
+
+# Connection failures after which nothing can be left running in the session.
+_NOT_OF_THE_NETWORK = (NotPrimaryError, ServerSelectionTimeoutError, WaitQueueTimeoutError)
 
 
 def newer_cluster_time(
@@ -147,9 +188,14 @@ class TransactionState(enum.Enum):
 class Transaction:
     """
     A transaction's options and state.
+
+    @ivar commit_refused: the last commit was turned away by an overloaded
+        server, so that it was no attempt.
+    @ivar recovery_token: the last that a mongos gave.
     """
 
     __slots__ = (
+        "commit_refused",
         "max_commit_time_ms",
         "read_concern",
         "read_preference",
@@ -171,9 +217,7 @@ class Transaction:
         self.max_commit_time_ms = max_commit_time_ms
         self.state = TransactionState.STARTING
         self.recovery_token: Mapping[str, Any] | None = None
-
-
-_ENDING = ("commitTransaction", "abortTransaction")
+        self.commit_refused = False
 
 
 class SessionState:
@@ -181,60 +225,86 @@ class SessionState:
     One client session: explicit, or implicit for a single operation or
     cursor.
 
-    @ivar server_session: C{None} once the session has ended.
+    An implicit one may take its server session when its first command is
+    built, by C{source}: so no more of them are in use than connections.
+
+    @param source: what gives the server session, where C{server_session} is
+        C{None}.
+
+    @ivar server_session: C{None} once the session has ended, or before
+        C{source} was asked.
+    @ivar client: whose session it is; C{None} where anyone may use it.
     @ivar explicit: whether the user started it.
     @ivar causal_consistency: whether reads carry C{afterClusterTime}.
     @ivar snapshot: whether all reads are of one point in time.
+    @ivar snapshot_time: that point; C{None} until the first read found it.
     @ivar default_transaction_options: what C{start_transaction} inherits.
+    @ivar default_timeout: seconds for committing, aborting, ending and whole
+        retried transactions; C{None} for the client's.
     @ivar deadline: when every command in it must have ended, in the runner's
         seconds, or C{None}.
+    @ivar pinned_address: the mongos that has its transaction.
     """
 
     __slots__ = (
         "causal_consistency",
+        "client",
         "cluster_time",
         "deadline",
+        "default_timeout",
         "default_transaction_options",
         "explicit",
         "operation_time",
+        "pinned_address",
         "server_session",
         "snapshot",
         "snapshot_time",
+        "source",
         "transaction",
     )
 
     def __init__(
         self,
-        server_session: ServerSession,
+        server_session: ServerSession | None,
         *,
+        source: Callable[[], ServerSession] | None = None,
+        client: Any = None,
         explicit: bool = False,
         causal_consistency: bool | None = None,
         snapshot: bool = False,
+        snapshot_time: Timestamp | None = None,
         default_transaction_options: Any = None,
+        default_timeout: float | None = None,
     ) -> None:
         if snapshot and causal_consistency:
             raise ConfigurationError(
                 "snapshot and causal_consistency exclude each other: pass one of them"
             )
-        self.server_session: ServerSession | None = server_session
+        if snapshot_time is not None:
+            _check_snapshot_time(snapshot, snapshot_time)
+        self.server_session = server_session
+        self.source = source
+        self.client = client
         self.explicit = explicit
         self.causal_consistency = (
             explicit and not snapshot if causal_consistency is None else causal_consistency
         )
         self.snapshot = snapshot
-        self.snapshot_time: Timestamp | None = None
+        self.snapshot_time = snapshot_time
         self.default_transaction_options = default_transaction_options
+        self.default_timeout = default_timeout
         self.operation_time: Timestamp | None = None
         self.cluster_time: Mapping[str, Any] | None = None
         self.transaction: Transaction | None = None
         self.deadline: float | None = None
+        self.pinned_address: Address | None = None
 
     @property
     def ended(self) -> bool:
         """
         Whether the session was given back.
         """
-        return self.server_session is None
+        return self.server_session is None and self.source is None
 
     @property
     def session_id(self) -> Mapping[str, Any]:
@@ -257,9 +327,22 @@ class SessionState:
         )
 
     def _require_server_session(self) -> ServerSession:
-        if self.server_session is None:
-            raise InvalidOperation("this session has ended: start a new one")
-        return self.server_session
+        session = self.server_session
+        if session is None:
+            if self.source is None:
+                raise InvalidOperation("Cannot use ended session: start a new one")
+            session = self.server_session = self.source()
+        return session
+
+    def end(self) -> ServerSession | None:
+        """
+        End it, whatever goes on in it.
+
+        @return: the server session to be given back, if it has one.
+        """
+        session, self.server_session, self.source = self.server_session, None, None
+        self.pinned_address = None
+        return session
 
     def next_transaction_number(self) -> Int64:
         """
@@ -275,17 +358,22 @@ class SessionState:
 
         @raise InvalidOperation: one is under way, or the session ended or
             is a snapshot session.
+        @raise ConfigurationError: it has an unacknowledged write concern.
         """
         session = self._require_server_session()
         if self.snapshot:
-            raise InvalidOperation("a snapshot session has no transactions")
+            raise InvalidOperation(
+                "Transactions are not supported in snapshot sessions: start another session"
+            )
         if self.in_transaction:
-            raise InvalidOperation("a transaction is already in progress: commit or abort it first")
+            raise InvalidOperation("Transaction already in progress: commit or abort it first")
         if not transaction.write_concern.acknowledged:
             raise ConfigurationError(
-                "transactions need an acknowledged write concern: pass w=1 or w='majority'"
+                "transactions do not support unacknowledged write concerns: pass w=1 or "
+                "w='majority'"
             )
         session.transaction_number += 1
+        self.pinned_address = None
         self.transaction = transaction
 
     def start_commit(self) -> bool:
@@ -298,9 +386,9 @@ class SessionState:
         self._require_server_session()
         transaction = self.transaction
         if transaction is None:
-            raise InvalidOperation("no transaction was started")
+            raise InvalidOperation("No transaction started: call start_transaction first")
         if transaction.state is TransactionState.ABORTED:
-            raise InvalidOperation("the transaction was aborted and cannot be committed")
+            raise InvalidOperation("Cannot call commitTransaction after calling abortTransaction")
         if transaction.state in (TransactionState.STARTING, TransactionState.COMMITTED_EMPTY):
             transaction.state = TransactionState.COMMITTED_EMPTY
             return False
@@ -317,23 +405,79 @@ class SessionState:
         self._require_server_session()
         transaction = self.transaction
         if transaction is None:
-            raise InvalidOperation("no transaction was started")
+            raise InvalidOperation("No transaction started: call start_transaction first")
         if transaction.state is TransactionState.ABORTED:
-            raise InvalidOperation("the transaction was already aborted")
+            raise InvalidOperation("Cannot call abortTransaction twice")
         if not self.in_transaction:
-            raise InvalidOperation("the transaction was committed and cannot be aborted")
+            raise InvalidOperation("Cannot call abortTransaction after calling commitTransaction")
         started = transaction.state is TransactionState.IN_PROGRESS
         transaction.state = TransactionState.ABORTED
         return started
 
-    def apply(self, command: Command[Any], body: dict[str, Any], now: float) -> None:
+    def admit(self, command: Command[Any], client: Any) -> None:
+        """
+        Check that a command may run in this session, before a server is
+        selected for it.  A transaction that has ended is left behind.
+
+        @param client: who is to run it.
+
+        @raise InvalidOperation: the session has ended or is another
+            client's; the read preference of its transaction is not primary;
+            the command has a time limit of its own within one for all.
+        @raise ConfigurationError: the write is unacknowledged.
+        """
+        if self.ended:
+            self._require_server_session()
+        if self.client is not None and self.client is not client:
+            raise InvalidOperation(
+                "Can only use session with the client that started it: start one there"
+            )
+        if command.name in _ENDING:
+            return
+        options = command.options
+        if self.deadline is not None and options.timeout_given:
+            raise InvalidOperation(
+                "with_transaction has a timeout for all its operations: pass none to them"
+            )
+        transaction = self.transaction
+        if transaction is not None and self.in_transaction:
+            preference = transaction.read_preference
+            if preference.mode and (command.is_read or command.follows_read_preference):
+                raise InvalidOperation(
+                    f"read preference in a transaction must be primary, not {preference}: pass "
+                    "read_preference to start_transaction"
+                )
+            return
+        self._leave_transaction()
+        if command.is_write and not options.write_concern.acknowledged:
+            raise ConfigurationError(
+                "Explicit sessions are incompatible with an unacknowledged write concern: pass "
+                "no session or w=1"
+            )
+
+    def _leave_transaction(self) -> None:
+        self.transaction = None
+        self.pinned_address = None
+
+    def apply(
+        self,
+        command: Command[Any],
+        body: dict[str, Any],
+        now: float,
+        info: ConnectionInfo | None = None,
+    ) -> None:
         """
         Write into C{body} what this session adds to a command.
 
         The caller adds the command's own C{readConcern} and
-        C{writeConcern} first; inside a transaction they are replaced.
+        C{writeConcern} first; inside a transaction they are left out.
 
-        @raise InvalidOperation: the session has ended.
+        @param info: the connection that it goes to; a mongos that a
+            transaction begins on gets all of it.
+
+        @raise InvalidOperation: the session has ended, or the user wrote a
+            concern into a command of a transaction.
+        @raise ConfigurationError: the server is too old for snapshots.
         """
         session = self._require_server_session()
         session.last_use = now
@@ -341,34 +485,64 @@ class SessionState:
         transaction = self.transaction
         if transaction is not None:
             if command.name in _ENDING:
+                transaction.commit_refused = False
                 body["txnNumber"] = Int64(session.transaction_number)
                 body["autocommit"] = False
                 if transaction.recovery_token is not None:
                     body["recoveryToken"] = transaction.recovery_token
                 return
             if self.in_transaction:
-                self._apply_transaction(transaction, session, body)
+                self._apply_transaction(command, session, body, info)
                 return
-            # The first command after a transaction leaves it behind.
-            self.transaction = None
-        if not command.is_read:
-            return
+            self._leave_transaction()
         if self.snapshot:
-            concern: dict[str, Any] = {"level": "snapshot"}
-            if self.snapshot_time is not None:
-                concern["atClusterTime"] = self.snapshot_time
-            body["readConcern"] = concern
-        elif self.causal_consistency and self.operation_time is not None:
+            self._apply_snapshot(command, body, info)
+        elif (
+            self.causal_consistency
+            and self.operation_time is not None
+            and (command.is_read or (command.is_write and command.name in _CAUSAL_WRITES))
+        ):
             body["readConcern"] = {
                 **body.get("readConcern", {}),
                 "afterClusterTime": self.operation_time,
             }
 
-    def _apply_transaction(
-        self, transaction: Transaction, session: ServerSession, body: dict[str, Any]
+    def _apply_snapshot(
+        self, command: Command[Any], body: dict[str, Any], info: ConnectionInfo | None
     ) -> None:
-        body.pop("readConcern", None)
-        body.pop("writeConcern", None)
+        # On every command, so that the server refuses those that have no snapshot.
+        if command.name in _CURSOR_COMMANDS:
+            return
+        if info is not None and info.max_wire_version < _SNAPSHOT_WIRE_VERSION:
+            raise ConfigurationError("Snapshot reads require MongoDB 5.0 or later")
+        concern: dict[str, Any] = {"level": "snapshot"}
+        if self.snapshot_time is not None:
+            concern["atClusterTime"] = self.snapshot_time
+        body["readConcern"] = concern
+
+    def _apply_transaction(
+        self,
+        command: Command[Any],
+        session: ServerSession,
+        body: dict[str, Any],
+        info: ConnectionInfo | None,
+    ) -> None:
+        transaction = self.transaction
+        assert transaction is not None
+        if "readConcern" in body:
+            if not command.is_read:
+                raise InvalidOperation(
+                    "Cannot set read concern after starting a transaction: pass it to "
+                    "start_transaction"
+                )
+            del body["readConcern"]
+        if "writeConcern" in body:
+            if not command.is_write:
+                raise InvalidOperation(
+                    "Cannot set write concern after starting a transaction: pass it to "
+                    "start_transaction"
+                )
+            del body["writeConcern"]
         body["txnNumber"] = Int64(session.transaction_number)
         body["autocommit"] = False
         if transaction.state is not TransactionState.STARTING:
@@ -379,6 +553,8 @@ class SessionState:
             concern["afterClusterTime"] = self.operation_time
         if concern:
             body["readConcern"] = concern
+        if info is not None and info.server_type == SERVER_TYPE.Mongos:
+            self.pinned_address = info.address
 
     def sent(self) -> None:
         """
@@ -413,31 +589,87 @@ class SessionState:
 
     def failed(self, command: Command[Any], error: PyMongoError) -> None:
         """
-        Label an error as the transactions specification asks, and mark the
-        session dirty after a network error.
+        Label an error as the transactions specification asks, mark the
+        session dirty after a network error, and unpin it from a mongos that
+        has lost or ended the transaction.
         """
-        network = isinstance(error, ConnectionFailure) and not isinstance(
-            error, ServerSelectionTimeoutError
-        )
-        if network and self.server_session is not None:
-            self.server_session.dirty = True
+        if isinstance(error, ConnectionFailure) and not isinstance(error, _NOT_OF_THE_NETWORK):
+            session = self.server_session
+            if session is not None:
+                session.dirty = True
         transaction = self.transaction
         if transaction is None:
             return
         if command.name == "commitTransaction":
-            self._label_commit(error)
+            transaction.commit_refused = error.has_error_label(OVERLOADED)
+            _label_commit(error)
+            if error.has_error_label(UNKNOWN_COMMIT):
+                self.pinned_address = None
+        elif command.name == "abortTransaction":
+            self.pinned_address = None
         elif self.in_transaction and isinstance(error, ConnectionFailure):
             add_error_label(error, TRANSIENT)
+        if error.has_error_label(TRANSIENT):
+            self.pinned_address = None
 
-    def _label_commit(self, error: PyMongoError) -> None:
-        code = getattr(error, "code", None)
-        details = getattr(error, "details", None) or {}
-        if isinstance(error, ConnectionFailure):
-            remove_error_label(error, TRANSIENT)
-            add_error_label(error, UNKNOWN_COMMIT)
-        elif (
-            code == 50
-            or error.has_error_label("RetryableWriteError")
-            or (details.get("writeConcernError") and code not in _WRITE_CONCERN_DEFINITE)
-        ):
-            add_error_label(error, UNKNOWN_COMMIT)
+
+def _label_commit(error: PyMongoError) -> None:
+    code = getattr(error, "code", None)
+    details = getattr(error, "details", None) or {}
+    if isinstance(error, ConnectionFailure):
+        remove_error_label(error, TRANSIENT)
+        add_error_label(error, UNKNOWN_COMMIT)
+    elif (
+        code in _UNSETTLED_CODES
+        or error.has_error_label("RetryableWriteError")
+        or (details.get("writeConcernError") and code not in _WRITE_CONCERN_DEFINITE)
+    ):
+        add_error_label(error, UNKNOWN_COMMIT)
+
+
+def _check_snapshot_time(snapshot: bool, snapshot_time: Any) -> None:
+    if not isinstance(snapshot_time, Timestamp):
+        raise TypeError(
+            f"snapshot_time must be a bson Timestamp, not {type(snapshot_time).__name__}"
+        )
+    if not snapshot:
+        raise ConfigurationError("snapshot_time is for snapshot sessions: pass snapshot=True, too")
+
+
+#: What C{ClientSession.bind} sets for the block that it begins.
+BOUND_SESSION: ContextVar[SessionState | None] = ContextVar("BOUND_SESSION", default=None)
+
+
+def bound_session(client: Any) -> SessionState | None:
+    """
+    The session that an operation without one belongs to here and now.
+
+    @param client: who is to run the operation.
+
+    @raise InvalidOperation: one of another client is bound.
+    """
+    state = BOUND_SESSION.get()
+    if state is not None and state.client is not client:
+        raise InvalidOperation(
+            "Only the client that created the bound session can perform operations within its "
+            "context block: run this one outside of it"
+        )
+    return state
+
+
+def admitted(
+    client: Any, command: Command[Any], session: SessionState | None
+) -> SessionState | None:
+    """
+    The session to run a command in: the given or the bound one, which
+    permits it.
+
+    @raise PyMongoError: see L{bound_session} and L{SessionState.admit}.
+    """
+    if session is None:
+        session = bound_session(client)
+        if session is None:
+            return None
+    if session.explicit:
+        session.admit(command, client)
+    return session

@@ -53,6 +53,7 @@ class CommandOptions:
     @ivar timeout: seconds that the whole operation may take, retries
         included (client-side-operations-timeout specification); 0 for
         without limit, whatever is inherited, and C{None} where nobody said.
+    @ivar timeout_given: whether C{timeout} is the operation's own.
     """
 
     codec_options: CodecOptions[Any] = DEFAULT_CODEC_OPTIONS
@@ -60,6 +61,7 @@ class CommandOptions:
     read_concern: ReadConcern = field(default_factory=ReadConcern)
     write_concern: WriteConcern = field(default_factory=WriteConcern)
     timeout: float | None = None
+    timeout_given: bool = False
 
 
 class CursorBatch(NamedTuple):
