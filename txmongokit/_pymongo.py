@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import monitoring
 
 from txmongokit.errors import (
     ConfigurationError,
@@ -36,15 +37,22 @@ __all__ = [
     "decode_selective",
     "is_public_suffix",
     "raise_command_error",
+    "registered_listeners",
     "remove_error_label",
     "saslprep",
     "timeout_context",
 ]
 
 try:
-    from pymongo import _csot
+    from pymongo._csot import clamp_remaining as _clamp_remaining
+    from pymongo._csot import get_timeout as _get_timeout
 except ImportError:
-    _csot = None  # type: ignore[assignment]
+    _get_timeout = None  # type: ignore[assignment]
+
+try:
+    from pymongo.monitoring import _LISTENERS
+except ImportError:
+    _LISTENERS = ()  # type: ignore[assignment]
 
 try:
     from pymongo.hello import Hello
@@ -174,16 +182,32 @@ def is_public_suffix(domain: str) -> bool:
     return _is_public_suffix(domain)
 
 
+def registered_listeners() -> list[Any]:
+    """
+    What C{pymongo.monitoring.register} was called with, each once.
+    """
+    lists = getattr(monitoring, "_LISTENERS", ())
+    return list({id(each): each for listeners in lists for each in listeners}.values())
+
+
 def timeout_context() -> tuple[float, float] | None:
     """
     What C{pymongo.timeout()} says here: the seconds that were given (0 for no
     limit) and the seconds that are left; C{None} outside of it, and where
     PyMongo hides it.
     """
-    if _csot is None:
+    if _get_timeout is None:
         return None
-    timeout = _csot.get_timeout()
-    return None if timeout is None else (timeout, _csot.clamp_remaining(math.inf))
+    timeout = _get_timeout()
+    return None if timeout is None else (timeout, _clamp_remaining(math.inf))
+
+
+def registered_listeners() -> list[Any]:
+    """
+    What C{pymongo.monitoring.register} was given; nothing where PyMongo hides
+    it.  A listener of several kinds is in it more than once.
+    """
+    return [listener for kind in _LISTENERS for listener in kind]
 
 
 def add_error_label(error: PyMongoError, label: str) -> None:

@@ -224,6 +224,22 @@ class ConnectionPool:
             )
         return self[name]
 
+    def watch(
+        self,
+        pipeline: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ChangeStream[dict[str, Any]]:
+        """
+        The changes to all databases; see L{Collection.watch
+        <txmongokit.collection.Collection.watch>}.
+        """
+        limits = changed(self.options, {"timeout": timeout})
+        place = "admin", None, limits
+        return ChangeStream(self, *place, pipeline, session, whole_deployment=True, **options)
+
     # IOperationRunner
 
     def run(self, command: Command[Any], session: SessionState | None = None) -> Deferred[Any]:
@@ -264,6 +280,12 @@ class ConnectionPool:
         See L{IOperationRunner.sleep}.
         """
         return self._executor.sleep(seconds)
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """
+        See L{IOperationRunner.soon}.
+        """
+        self._reactor.callFromThread(function)
 
     def deadline(self, options: CommandOptions) -> float | None:
         """

@@ -193,6 +193,7 @@ class Entities:
             options["server_api"] = _server_api(spec["serverApi"])
         components = spec.get("observeLogMessages")
         logs = None if components is None else LogBook(components)
+        options["log_levels"] = components
         try:
             pool = ConnectionPool(
                 _uri(self._ground, options), event_listeners=[recorder], **options

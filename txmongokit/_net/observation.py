@@ -1,28 +1,1043 @@
-"""placeholder until the helper's file is written"""
+"""
+What happens in a client, told to whoever wants to know.
+
+L{Observer} is the one place that turns happenings into PyMongo's monitoring
+events and into structured logs, as the specifications have them:
+command-logging-and-monitoring, connection-monitoring-and-pooling,
+server-discovery-and-monitoring, server-selection and logging.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bson.binary import UuidRepresentation
+from bson.json_util import RELAXED_JSON_OPTIONS
+from bson.json_util import dumps as to_extended_json
+from bson.objectid import ObjectId
+from pymongo import monitoring
+from pymongo.monitoring import ConnectionCheckOutFailedReason, ConnectionClosedReason
+from pymongo.server_description import ServerDescription
+from pymongo.topology_description import TopologyDescription
+from twisted.logger import ILogObserver, Logger, LogLevel
+
+from txmongokit._pymongo import Hello, registered_listeners
+from txmongokit.errors import ConfigurationError
+from txmongokit.types import Address
+
+__all__ = ["CommandEvent", "LogSettings", "Observer", "read_log_settings"]
+
+# Logging specification, by severity.
+_SEVERITIES = (
+    "emergency",
+    "alert",
+    "critical",
+    "error",
+    "warn",
+    "notice",
+    "info",
+    "debug",
+    "trace",
+)
+_OFF = "off"
+_VARIABLES = {
+    "command": "MONGODB_LOG_COMMAND",
+    "topology": "MONGODB_LOG_TOPOLOGY",
+    "serverSelection": "MONGODB_LOG_SERVER_SELECTION",
+    "connection": "MONGODB_LOG_CONNECTION",
+}
+_VARIABLE_FOR_ALL = "MONGODB_LOG_ALL"
+# The second is how the specification spells it.
+_LENGTH_VARIABLES = ("MONGODB_LOG_MAX_DOCUMENT_LENGTH", "MONGOB_LOG_MAX_DOCUMENT_LENGTH")
+_USUAL_LENGTH = 1000
+
+_SENSITIVE = frozenset(
+    {
+        "authenticate",
+        "saslstart",
+        "saslcontinue",
+        "getnonce",
+        "createuser",
+        "updateuser",
+        "copydbgetnonce",
+        "copydbsaslstart",
+        "copydb",
+    }
+)
+_HELLOS = frozenset({"hello", "ismaster"})
+_NOT_REDACTED = ("code", "codeName", "errorLabels")
+
+_CLOSED_REASONS = {
+    ConnectionClosedReason.STALE: "Connection became stale because the pool was cleared",
+    ConnectionClosedReason.IDLE: (
+        "Connection has been available but unused for longer than the configured max idle time"
+    ),
+    ConnectionClosedReason.ERROR: "An error occurred while using the connection",
+    ConnectionClosedReason.POOL_CLOSED: "Connection pool was closed",
+}
+_FAILED_REASONS = {
+    ConnectionCheckOutFailedReason.TIMEOUT: (
+        "Wait queue timeout elapsed without a connection becoming available"
+    ),
+    ConnectionCheckOutFailedReason.CONN_ERROR: (
+        "An error occurred while trying to establish a new connection"
+    ),
+    ConnectionCheckOutFailedReason.POOL_CLOSED: "Connection pool was closed",
+}
+
+_JSON_OPTIONS = RELAXED_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """
+    What is logged.
+
+    @ivar levels: the least severity that is logged, by component:
+        C{command}, C{topology}, C{serverSelection}, C{connection}.  Of one
+        that is not named nothing is.
+    @ivar max_document_length: how many characters of a document are shown.
+    """
+
+    levels: Mapping[str, str] = field(default_factory=dict)
+    max_document_length: int = _USUAL_LENGTH
+
+    def logs(self, component: str, severity: str) -> bool:
+        """
+        Whether a component's messages of that severity are logged.
+        """
+        least = self.levels.get(component, _OFF)
+        return least != _OFF and _SEVERITIES.index(severity) <= _SEVERITIES.index(least)
+
+
+def read_log_settings(
+    environ: Mapping[str, str], log_levels: Mapping[str, str] | None = None
+) -> LogSettings:
+    """
+    What environment variables ask to be logged: C{MONGODB_LOG_COMMAND},
+    C{MONGODB_LOG_TOPOLOGY}, C{MONGODB_LOG_SERVER_SELECTION},
+    C{MONGODB_LOG_CONNECTION}, C{MONGODB_LOG_ALL} for all that these leave
+    open, and C{MONGODB_LOG_MAX_DOCUMENT_LENGTH}.  What they have that is no
+    level or length counts as not set, as the logging specification has it.
+
+    C{MONGODB_LOG_PATH} is not followed: where logs go is for the observers of
+    L{twisted.logger} to decide, which get them by the namespaces
+    C{txmongokit.command}, C{txmongokit.topology},
+    C{txmongokit.serverSelection} and C{txmongokit.connection}.
+
+    @param log_levels: levels by component, which override the environment;
+        C{all} stands for those that are not named.
+
+    @raise ConfigurationError: C{log_levels} has an unknown component or
+        level.
+    """
+    levels = dict.fromkeys(_VARIABLES, _level(environ.get(_VARIABLE_FOR_ALL)))
+    for component, variable in _VARIABLES.items():
+        levels[component] = _level(environ.get(variable)) or levels[component]
+    given = _checked(log_levels or {})
+    for component in levels:
+        levels[component] = given.get(component) or given.get("all") or levels[component]
+    lengths = [environ[name] for name in _LENGTH_VARIABLES if name in environ]
+    length = lengths[0].strip() if lengths else ""
+    return LogSettings(
+        {component: level for component, level in levels.items() if level is not None},
+        int(length) if length.isdecimal() else _USUAL_LENGTH,
+    )
+
+
+def _level(text: str | None) -> str | None:
+    """The level that a variable names, if it does."""
+    level = (text or "").strip().lower()
+    return level if level in _SEVERITIES or level == _OFF else None
+
+
+def _checked(log_levels: Mapping[str, str]) -> dict[str, str]:
+    levels: dict[str, str] = {}
+    for component, text in log_levels.items():
+        if component not in _VARIABLES and component != "all":
+            raise ConfigurationError(
+                f"log_levels has the unknown component {component!r}: use "
+                f"{', '.join(_VARIABLES)} or all"
+            )
+        level = _level(text) if isinstance(text, str) else None
+        if level is None:
+            raise ConfigurationError(
+                f"log_levels[{component!r}] is {text!r}: use {_OFF}, {', '.join(_SEVERITIES)}"
+            )
+        levels[component] = level
+    return levels
+
+
 class CommandEvent:
-    name: str
-    database: str
-    body: Any
-    request_id: int
-    operation_id: int
-    address: Any
-    server_connection_id: Any
-    driver_connection_id: int
+    """
+    One command that was sent.
+
+    @ivar body: the whole document, document sequences as lists.
+    @ivar server_connection_id: the server's number for the connection.
+    @ivar driver_connection_id: the pool's number for it.
+    """
+
+    __slots__ = (
+        "address",
+        "body",
+        "database",
+        "driver_connection_id",
+        "name",
+        "operation_id",
+        "request_id",
+        "server_connection_id",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        database: str,
+        body: Mapping[str, Any],
+        request_id: int,
+        operation_id: int | None,
+        address: Address,
+        server_connection_id: int | None,
+        driver_connection_id: int,
+    ) -> None:
+        self.name = name
+        self.database = database
+        self.body = body
+        self.request_id = request_id
+        self.operation_id = operation_id
+        self.address = address
+        self.server_connection_id = server_connection_id
+        self.driver_connection_id = driver_connection_id
+
+    @property
+    def sensitive(self) -> bool:
+        """
+        Whether the command or its reply may hold credentials.
+        """
+        name = self.name.lower()
+        return name in _SENSITIVE or (name in _HELLOS and "speculativeAuthenticate" in self.body)
+
+
+class _Selection(NamedTuple):
+    """The common fields of what is logged of a selection."""
+
+    operation: str
+    selector: str
+    operation_id: int | None
+    description: TopologyDescription
 
 
 class Observer:
-    commands = pools = servers = heartbeats = topologies = selections = False
+    """
+    Tells listeners and logs what happens.  A listener that raises is logged,
+    and disturbs nothing else.
 
-    def __init__(self, listeners: Any, topology_id: Any, **k: Any) -> None:
-        pass
+    Whatever is told to nobody costs a look at an attribute; the attributes
+    are for those who would have to prepare something.
+
+    @param listeners: instances of L{pymongo.monitoring}'s listener classes,
+        besides those that C{pymongo.monitoring.register} knows by now.
+    @param topology_id: what the events of one client have in common.
+    @param settings: what is logged.
+    @param log_observer: where logs go; C{twisted.logger}'s global publisher
+        by default.
+
+    @ivar commands: whether anybody is told of commands.
+    @ivar pools: of pools and their connections.
+    @ivar servers: of servers that come, change and go.
+    @ivar heartbeats: of the checks of servers.
+    @ivar topologies: of the deployment as a whole.
+    @ivar selections: of the selection of servers.
+    """
+
+    __slots__ = (
+        "_command_listeners",
+        "_command_log",
+        "_heartbeat_listeners",
+        "_limit",
+        "_pool_listeners",
+        "_pool_log",
+        "_selection_log",
+        "_server_listeners",
+        "_topology_id",
+        "_topology_listeners",
+        "_topology_log",
+        "_waiting_log",
+        "commands",
+        "heartbeats",
+        "pools",
+        "selections",
+        "servers",
+        "topologies",
+    )
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        listeners: Sequence[Any],
+        topology_id: ObjectId,
+        settings: LogSettings | None = None,
+        log_observer: ILogObserver | None = None,
+    ) -> None:
+        # One that is registered and given is told once.
+        everyone = {id(each): each for each in (*registered_listeners(), *listeners)}.values()
+
+        def of(kind: type) -> tuple[Any, ...]:
+            return tuple(each for each in everyone if isinstance(each, kind))
+
+        if settings is None:
+            settings = LogSettings()
+
+        def log(component: str, severity: str = "debug") -> Logger | None:
+            if not settings.logs(component, severity):
+                return None
+            return Logger(namespace=f"txmongokit.{component}", observer=log_observer)
+
+        self._topology_id = topology_id
+        self._limit = settings.max_document_length
+        self._command_listeners = of(monitoring.CommandListener)
+        self._pool_listeners = of(monitoring.ConnectionPoolListener)
+        self._server_listeners = of(monitoring.ServerListener)
+        self._heartbeat_listeners = of(monitoring.ServerHeartbeatListener)
+        self._topology_listeners = of(monitoring.TopologyListener)
+        self._command_log = log("command")
+        self._pool_log = log("connection")
+        self._topology_log = log("topology")
+        self._selection_log = log("serverSelection")
+        self._waiting_log = log("serverSelection", "info")
+        self.commands = bool(self._command_listeners or self._command_log)
+        self.pools = bool(self._pool_listeners or self._pool_log)
+        self.servers = bool(self._server_listeners or self._topology_log)
+        self.heartbeats = bool(self._heartbeat_listeners or self._topology_log)
+        self.topologies = bool(self._topology_listeners or self._topology_log)
+        self.selections = bool(self._selection_log or self._waiting_log)
+
+    # Commands.
+
+    def command_started(self, call: CommandEvent) -> None:
+        """
+        A command was sent.
+        """
+        if not self.commands:
+            return
+        # Of a sensitive one, nothing but its name gets any further.
+        body = {call.name: 1} if call.sensitive else call.body
+        if self._command_listeners:
+            event = monitoring.CommandStartedEvent(
+                body,
+                call.database,
+                call.request_id,
+                call.address,
+                call.operation_id,
+                server_connection_id=call.server_connection_id,
+            )
+            if call.sensitive and event.command:
+                event = _Redacted(event)  # type: ignore[assignment]  # it looks like one
+            self._tell(self._command_listeners, "started", event)
+        if self._command_log:
+            self._write_command(
+                "Command started",
+                call,
+                f'Command "{{commandName}}" started on database "{{databaseName}}" '
+                f"{_on_connection(call)}. Command: {{command}}",
+                command="{}" if call.sensitive else self._shown(body),
+            )
+
+    def command_succeeded(self, call: CommandEvent, reply: dict[str, Any], duration: float) -> None:
+        """
+        A command was answered with C{ok: 1}.
+
+        @param duration: seconds since it was sent.
+        """
+        if not self.commands:
+            return
+        if call.sensitive:
+            reply = {}
+        if self._command_listeners:
+            event = monitoring.CommandSucceededEvent(
+                datetime.timedelta(seconds=duration),
+                reply,
+                call.name,
+                call.request_id,
+                call.address,
+                call.operation_id,
+                database_name=call.database,
+                server_connection_id=call.server_connection_id,
+            )
+            self._tell(self._command_listeners, "succeeded", event)
+        if self._command_log:
+            self._write_command(
+                "Command succeeded",
+                call,
+                f'Command "{{commandName}}" succeeded on database "{{databaseName}}" in '
+                f"{{durationMS}} ms {_on_connection(call)}. Command reply: {{reply}}",
+                durationMS=_milliseconds(duration),
+                reply=self._shown(reply),
+            )
+
+    def command_failed(self, call: CommandEvent, failure: dict[str, Any], duration: float) -> None:
+        """
+        A command was answered with C{ok: 0}, or not at all.
+
+        @param failure: the reply; or, without C{ok}, a description of the
+            error that came instead.
+        @param duration: seconds since it was sent.
+        """
+        if not self.commands:
+            return
+        if call.sensitive and "ok" in failure:
+            failure = {name: failure[name] for name in _NOT_REDACTED if name in failure}
+        if self._command_listeners:
+            event = monitoring.CommandFailedEvent(
+                datetime.timedelta(seconds=duration),
+                failure,
+                call.name,
+                call.request_id,
+                call.address,
+                call.operation_id,
+                database_name=call.database,
+                server_connection_id=call.server_connection_id,
+            )
+            self._tell(self._command_listeners, "failed", event)
+        if self._command_log:
+            self._write_command(
+                "Command failed",
+                call,
+                f'Command "{{commandName}}" failed on database "{{databaseName}}" in '
+                f"{{durationMS}} ms {_on_connection(call)}. Error: {{failure}}",
+                durationMS=_milliseconds(duration),
+                failure=self._shown(failure),
+            )
+
+    # Pools.
+
+    def pool_created(self, address: Address, options: Mapping[str, Any]) -> None:
+        """
+        A pool was made.
+
+        @param options: those that are not as usual, by their URI names.
+        """
+        self._tell_pool("pool_created", monitoring.PoolCreatedEvent, address, dict(options))
+        if self._pool_log:
+            shown = "".join(f" {name}={{{name}}}" for name in options)
+            text = f"Connection pool created for {_place(address)}{':' if shown else ''}{shown}"
+            _write(self._pool_log, "Connection pool created", text, address, **options)
+
+    def pool_ready(self, address: Address) -> None:
+        """
+        A pool makes connections from now on.
+        """
+        self._tell_pool("pool_ready", monitoring.PoolReadyEvent, address)
+        self._write_pool("Connection pool ready", address)
+
+    def pool_cleared(
+        self,
+        address: Address,
+        interrupt_in_use: bool = False,
+        service_id: ObjectId | None = None,
+        cause: Exception | None = None,
+    ) -> None:
+        """
+        A pool's connections are useless, and it makes no new ones for now.
+
+        @param interrupt_in_use: those in use are closed at once.
+        @param cause: the error that led to it, for the log.
+        """
+        self._tell_pool(
+            "pool_cleared",
+            monitoring.PoolClearedEvent,
+            address,
+            service_id=service_id,
+            interrupt_connections=interrupt_in_use,
+        )
+        if self._pool_log:
+            self._write_pool(
+                "Connection pool cleared",
+                address,
+                serviceId=None if service_id is None else str(service_id),
+                interruptInUseConnections=interrupt_in_use or None,
+                error=None if cause is None else self._error(cause),
+            )
+
+    def pool_closed(self, address: Address) -> None:
+        """
+        A pool was closed.
+        """
+        self._tell_pool("pool_closed", monitoring.PoolClosedEvent, address)
+        self._write_pool("Connection pool closed", address)
+
+    def connection_created(self, address: Address, number: int) -> None:
+        """
+        A connection is to be established.
+
+        @param number: the pool's own for it.
+        """
+        self._tell_pool("connection_created", monitoring.ConnectionCreatedEvent, address, number)
+        self._write_pool("Connection created", address, driverConnectionId=number)
+
+    def connection_ready(self, address: Address, number: int, duration: float) -> None:
+        """
+        A connection was established.
+
+        @param duration: seconds that it took.
+        """
+        self._tell_pool(
+            "connection_ready", monitoring.ConnectionReadyEvent, address, number, duration
+        )
+        self._write_pool(
+            "Connection ready",
+            address,
+            driverConnectionId=number,
+            durationMS=_milliseconds(duration),
+        )
+
+    def connection_closed(
+        self, address: Address, number: int, reason: str, error: Exception | None = None
+    ) -> None:
+        """
+        A connection was closed, or could not be established.
+
+        @param reason: one of C{pymongo.monitoring.ConnectionClosedReason}'s.
+        @param error: that of a connection that broke, for the log.
+        """
+        self._tell_pool(
+            "connection_closed", monitoring.ConnectionClosedEvent, address, number, reason
+        )
+        if self._pool_log:
+            shown = None
+            if reason == ConnectionClosedReason.ERROR:
+                shown = reason if error is None else self._error(error)
+            self._write_pool(
+                "Connection closed",
+                address,
+                driverConnectionId=number,
+                reason=_CLOSED_REASONS.get(reason, reason),
+                error=shown,
+            )
+
+    def check_out_started(self, address: Address) -> None:
+        """
+        A connection is wanted.
+        """
+        self._tell_pool(
+            "connection_check_out_started", monitoring.ConnectionCheckOutStartedEvent, address
+        )
+        self._write_pool("Connection checkout started", address)
+
+    def check_out_failed(
+        self, address: Address, reason: str, duration: float, error: BaseException | None = None
+    ) -> None:
+        """
+        No connection was to be had.
+
+        @param reason: one of
+            C{pymongo.monitoring.ConnectionCheckOutFailedReason}'s.
+        @param duration: seconds since it was wanted.
+        """
+        self._tell_pool(
+            "connection_check_out_failed",
+            monitoring.ConnectionCheckOutFailedEvent,
+            address,
+            reason,
+            duration,
+        )
+        if self._pool_log:
+            shown = None
+            if reason == ConnectionCheckOutFailedReason.CONN_ERROR:
+                shown = reason if error is None else self._error(error)
+            self._write_pool(
+                "Connection checkout failed",
+                address,
+                reason=_FAILED_REASONS.get(reason, reason),
+                error=shown,
+                durationMS=_milliseconds(duration),
+            )
+
+    def checked_out(self, address: Address, number: int, duration: float) -> None:
+        """
+        A connection was given out.
+
+        @param duration: seconds since it was wanted.
+        """
+        self._tell_pool(
+            "connection_checked_out",
+            monitoring.ConnectionCheckedOutEvent,
+            address,
+            number,
+            duration,
+        )
+        self._write_pool(
+            "Connection checked out",
+            address,
+            driverConnectionId=number,
+            durationMS=_milliseconds(duration),
+        )
+
+    def checked_in(self, address: Address, number: int) -> None:
+        """
+        A connection was given back.
+        """
+        self._tell_pool(
+            "connection_checked_in", monitoring.ConnectionCheckedInEvent, address, number
+        )
+        self._write_pool("Connection checked in", address, driverConnectionId=number)
+
+    # Servers and the deployment.
+
+    def server_opening(self, address: Address) -> None:
+        """
+        A server is watched from now on.
+        """
+        if self._server_listeners:
+            event = monitoring.ServerOpeningEvent(address, self._topology_id)
+            self._tell(self._server_listeners, "opened", event)
+        self._write_server("Starting server monitoring", "Starting monitoring for server", address)
+
+    def server_closed(self, address: Address) -> None:
+        """
+        A server is watched no more.
+        """
+        if self._server_listeners:
+            event = monitoring.ServerClosedEvent(address, self._topology_id)
+            self._tell(self._server_listeners, "closed", event)
+        self._write_server("Stopped server monitoring", "Stopped monitoring for server", address)
+
+    def server_changed(self, previous: ServerDescription, new: ServerDescription) -> None:
+        """
+        A server is not what it was.  Of this there is an event and no log.
+        """
+        if self._server_listeners:
+            event = monitoring.ServerDescriptionChangedEvent(
+                previous, new, new.address, self._topology_id
+            )
+            self._tell(self._server_listeners, "description_changed", event)
+
+    def topology_opened(self) -> None:
+        """
+        The client begins to watch its servers.
+        """
+        if self._topology_listeners:
+            event = monitoring.TopologyOpenedEvent(self._topology_id)
+            self._tell(self._topology_listeners, "opened", event)
+        self._write_topology(
+            "Starting topology monitoring",
+            "Starting monitoring for topology with ID {topologyId}",
+        )
+
+    def topology_changed(self, previous: TopologyDescription, new: TopologyDescription) -> None:
+        """
+        The deployment is not what it was.
+        """
+        if self._topology_listeners:
+            event = monitoring.TopologyDescriptionChangedEvent(previous, new, self._topology_id)
+            self._tell(self._topology_listeners, "description_changed", event)
+        if self._topology_log:
+            self._write_topology(
+                "Topology description changed",
+                "Description changed for topology with ID {topologyId}. Previous description: "
+                "{previousDescription}. New description: {newDescription}",
+                previousDescription=repr(previous),
+                newDescription=repr(new),
+            )
+
+    def topology_closed(self) -> None:
+        """
+        The client has stopped watching.
+        """
+        if self._topology_listeners:
+            event = monitoring.TopologyClosedEvent(self._topology_id)
+            self._tell(self._topology_listeners, "closed", event)
+        self._write_topology(
+            "Stopped topology monitoring", "Stopped monitoring for topology with ID {topologyId}"
+        )
+
+    # Heartbeats.
+
+    def heartbeat_started(
+        self,
+        address: Address,
+        awaited: bool,
+        *,
+        driver_connection_id: int | None = None,
+        server_connection_id: int | None = None,
+    ) -> None:
+        """
+        A server is asked how it is.
+
+        @param awaited: it answers when something changes.
+        @param driver_connection_id: the monitor's number for its connection.
+        @param server_connection_id: the server's, where it is known.
+        """
+        if self._heartbeat_listeners:
+            event = monitoring.ServerHeartbeatStartedEvent(address, awaited)
+            self._tell(self._heartbeat_listeners, "started", event)
+        if self._topology_log:
+            self._write_heartbeat(
+                "Server heartbeat started",
+                "Heartbeat started for",
+                address,
+                awaited=awaited,
+                driverConnectionId=driver_connection_id,
+                serverConnectionId=server_connection_id,
+            )
+
+    def heartbeat_succeeded(
+        self,
+        address: Address,
+        duration: float,
+        reply: Mapping[str, Any],
+        awaited: bool,
+        *,
+        driver_connection_id: int | None = None,
+        server_connection_id: int | None = None,
+    ) -> None:
+        """
+        A server has told how it is.
+
+        @param duration: seconds that it took.
+        @param reply: its reply to C{hello}.
+        """
+        if self._heartbeat_listeners:
+            event = monitoring.ServerHeartbeatSucceededEvent(
+                duration, Hello(dict(reply), awaited), address, awaited
+            )
+            self._tell(self._heartbeat_listeners, "succeeded", event)
+        if self._topology_log:
+            self._write_heartbeat(
+                "Server heartbeat succeeded",
+                "Heartbeat succeeded in {durationMS} ms for",
+                address,
+                awaited=awaited,
+                driverConnectionId=driver_connection_id,
+                serverConnectionId=server_connection_id,
+                durationMS=_milliseconds(duration),
+                reply=self._shown(reply),
+            )
+
+    def heartbeat_failed(
+        self,
+        address: Address,
+        duration: float,
+        error: Exception,
+        awaited: bool,
+        *,
+        driver_connection_id: int | None = None,
+        server_connection_id: int | None = None,
+    ) -> None:
+        """
+        A server has not told how it is.
+
+        @param duration: seconds until that was known.
+        """
+        if self._heartbeat_listeners:
+            event = monitoring.ServerHeartbeatFailedEvent(duration, error, address, awaited)
+            self._tell(self._heartbeat_listeners, "failed", event)
+        if self._topology_log:
+            self._write_heartbeat(
+                "Server heartbeat failed",
+                "Heartbeat failed in {durationMS} ms for",
+                address,
+                awaited=awaited,
+                driverConnectionId=driver_connection_id,
+                serverConnectionId=server_connection_id,
+                durationMS=_milliseconds(duration),
+                failure=self._error(error),
+            )
+
+    # Selection.
+
+    def selection_started(
+        self,
+        operation: str,
+        selector: str,
+        operation_id: int | None,
+        description: TopologyDescription,
+    ) -> None:
+        """
+        A server is wanted.
+
+        @param operation: the command's name.
+        @param selector: the read preference, as people read it.
+        """
+        _write_selection(
+            self._selection_log,
+            "Server selection started",
+            _Selection(operation, selector, operation_id, description),
+        )
+
+    def selection_waiting(
+        self,
+        operation: str,
+        selector: str,
+        operation_id: int | None,
+        description: TopologyDescription,
+        remaining: float,
+    ) -> None:
+        """
+        No server will do just now.
+
+        @param remaining: seconds that are left.
+        """
+        _write_selection(
+            self._waiting_log,
+            "Waiting for suitable server to become available",
+            _Selection(operation, selector, operation_id, description),
+            level=LogLevel.info,
+            text="Remaining time: {remainingTimeMS} ms.",
+            remainingTimeMS=int(remaining * 1000),
+        )
+
+    def selection_succeeded(
+        self,
+        operation: str,
+        selector: str,
+        operation_id: int | None,
+        description: TopologyDescription,
+        address: Address,
+    ) -> None:
+        """
+        A server was found.
+        """
+        if self._selection_log:
+            _write_selection(
+                self._selection_log,
+                "Server selection succeeded",
+                _Selection(operation, selector, operation_id, description),
+                text=f"Selected server: {_place(address)}.",
+                serverHost=address[0],
+                serverPort=address[1],
+            )
+
+    def selection_failed(
+        self,
+        operation: str,
+        selector: str,
+        operation_id: int | None,
+        description: TopologyDescription,
+        failure: Exception,
+    ) -> None:
+        """
+        No server was found in time.
+        """
+        if self._selection_log:
+            _write_selection(
+                self._selection_log,
+                "Server selection failed",
+                _Selection(operation, selector, operation_id, description),
+                text="Failure: {failure}.",
+                failure=self._error(failure),
+            )
+
+    # Inner workings.
+
+    def _tell(self, listeners: Sequence[Any], method: str, event: Any) -> None:
+        for listener in listeners:
+            try:
+                getattr(listener, method)(event)
+            except Exception:
+                self._log.failure(
+                    "the listener {listener} failed in {method}(); the client goes on",
+                    listener=type(listener).__qualname__,
+                    method=method,
+                )
+
+    def _tell_pool(
+        self, method: str, kind: Any, address: Address, *details: Any, **options: Any
+    ) -> None:
+        if self._pool_listeners:
+            self._tell(self._pool_listeners, method, kind(address, *details, **options))
+
+    def _write_command(self, message: str, call: CommandEvent, text: str, **fields: Any) -> None:
+        assert self._command_log is not None
+        _write(
+            self._command_log,
+            message,
+            text,
+            call.address,
+            commandName=call.name,
+            databaseName=call.database,
+            requestId=call.request_id,
+            operationId=call.operation_id,
+            driverConnectionId=call.driver_connection_id,
+            serverConnectionId=call.server_connection_id,
+            **fields,
+        )
+
+    def _write_pool(self, message: str, address: Address, **fields: Any) -> None:
+        if self._pool_log:
+            known = {name: value for name, value in fields.items() if value is not None}
+            shown = "".join(f", {_POOL_TEXTS[name]}" for name in known)
+            text = f"{message}: address={_place(address)}{shown}"
+            _write(self._pool_log, message, text, address, **known)
+
+    def _write_topology(self, message: str, text: str, **fields: Any) -> None:
+        if self._topology_log:
+            _write(
+                self._topology_log, message, text, None, topologyId=str(self._topology_id), **fields
+            )
+
+    def _write_server(self, message: str, doing: str, address: Address) -> None:
+        if self._topology_log:
+            text = f"{doing} {_place(address)} in topology with ID {{topologyId}}"
+            _write(self._topology_log, message, text, address, topologyId=str(self._topology_id))
+
+    def _write_heartbeat(self, message: str, doing: str, address: Address, **fields: Any) -> None:
+        assert self._topology_log is not None
+        text = f"{doing} {_place(address)}"
+        if fields["driverConnectionId"] is not None:
+            text += " on connection with driver-generated ID {driverConnectionId}"
+            if fields["serverConnectionId"] is not None:
+                text += " and server-generated ID {serverConnectionId}"
+        text += " in topology with ID {topologyId}. Awaited: {awaited}"
+        for name in ("reply", "failure"):
+            if name in fields:
+                text += f". {name.capitalize()}: {{{name}}}"
+        _write(
+            self._topology_log, message, text, address, topologyId=str(self._topology_id), **fields
+        )
+
+    def _shown(self, document: Mapping[str, Any]) -> str:
+        """A document as relaxed extended JSON, no longer than it may be."""
+        part = _Part(self._limit).of(document)
+        try:
+            text = to_extended_json(
+                part, json_options=_JSON_OPTIONS, default=repr, ensure_ascii=False
+            )
+        except Exception:
+            # A user's class that is no BSON by itself, or a date out of range.
+            text = json.dumps(repr(part), ensure_ascii=False)
+        return self._short(text)
+
+    def _error(self, error: Exception) -> str:
+        return self._short(f"{type(error).__name__}: {error}")
+
+    def _short(self, text: str) -> str:
+        return text if len(text) <= self._limit else text[: self._limit] + "..."
+
+
+_POOL_TEXTS = {
+    "driverConnectionId": "driver-generated ID={driverConnectionId}",
+    "durationMS": "duration={durationMS} ms",
+    "reason": "reason: {reason}",
+    "error": "error: {error}",
+    "serviceId": "service ID={serviceId}",
+    "interruptInUseConnections": "connections in use were interrupted",
+}
+
+
+class _Redacted:
+    """A started event of a sensitive command, where PyMongo does not hide the command."""
+
+    command: Mapping[str, Any] = {}
+
+    def __init__(self, event: monitoring.CommandStartedEvent) -> None:
+        self._event = event
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *a, **k: None
+        return getattr(self._event, name)
+
+
+class _Part:
+    """
+    The beginning of a document, enough to be too long for the log: nobody
+    wants a whole batch of inserts made JSON for its first kilobyte.
+
+    Each value that is kept makes at least one character of JSON.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit + 1
+
+    def of(self, value: Any) -> Any:
+        """
+        A value, or what is left room for of it.
+        """
+        self._left -= 1
+        if isinstance(value, Mapping):
+            kept = {}
+            for name, inner in value.items():
+                if self._left <= 0:
+                    break
+                self._left -= len(name)
+                kept[name] = self.of(inner)
+            return kept
+        if isinstance(value, (list, tuple)):
+            items = []
+            for inner in value:
+                if self._left <= 0:
+                    break
+                items.append(self.of(inner))
+            return items
+        if isinstance(value, (str, bytes)) and len(value) > max(self._left, 0):
+            value = value[: max(self._left, 0) + 1]
+        if isinstance(value, (str, bytes)):
+            self._left -= len(value)
+        return value
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _place(address: Address) -> str:
+    """A format for an address."""
+    return "{serverHost}" if address[1] is None else "{serverHost}:{serverPort}"
+
+
+def _on_connection(call: CommandEvent) -> str:
+    """A format for what a command went by."""
+    server = ""
+    if call.server_connection_id is not None:
+        server = " and server-generated ID {serverConnectionId}"
+    operation = "" if call.operation_id is None else " and the operation ID is {operationId}"
+    return (
+        f"using a connection with driver-generated ID {{driverConnectionId}}{server} to "
+        f"{_place(call.address)}. The requestID is {{requestId}}{operation}"
+    )
+
+
+def _write(
+    log: Logger,
+    message: str,
+    text: str,
+    address: Address | None,
+    *,
+    level: Any = LogLevel.debug,
+    **fields: Any,
+) -> None:
+    if address is not None:
+        fields["serverHost"], fields["serverPort"] = address
+    # What is not there is left out (logging specification).
+    known = {name: value for name, value in fields.items() if value is not None}
+    log.emit(level, text, message=message, **known)
+
+
+def _write_selection(
+    log: Logger | None,
+    message: str,
+    selection: _Selection,
+    *,
+    level: Any = LogLevel.debug,
+    text: str = "",
+    **fields: Any,
+) -> None:
+    if log is None:
+        return
+    numbered = "" if selection.operation_id is None else " and ID {operationId}"
+    _write(
+        log,
+        message,
+        f"{message} for operation {{operation}}{numbered}. {text}{' ' if text else ''}"
+        "Selector: {selector}, topology description: {topologyDescription}",
+        None,
+        level=level,
+        operation=selection.operation,
+        selector=selection.selector,
+        operationId=selection.operation_id,
+        topologyDescription=repr(selection.description),
+        **fields,
+    )
