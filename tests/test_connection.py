@@ -7,11 +7,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pymongo.driver_info import DriverInfo
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork
 from txmongokit.connection import ConnectionPool, MongoConnection
-from txmongokit.errors import AutoReconnect, ConfigurationError, InvalidOperation
+from txmongokit.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    InvalidOperation,
+    OperationFailure,
+    ServerSelectionTimeoutError,
+)
 from txmongokit.interfaces import IOperationRunner
 
 
@@ -142,3 +150,124 @@ class ConnectionPoolTests(SynchronousTestCase):
         client = MongoConnection("::1", 27018, reactor=self.network.clock)
         self.assertEqual(client.uri, "mongodb://[::1]:27018")
         self.assertEqual(client.client_options.seeds, (("::1", 27018),))
+
+
+class AuthenticateTests(SynchronousTestCase):
+    """Logging in at run time, by certificate, which is the shortest conversation."""
+
+    def setUp(self) -> None:
+        """A client of a server that knows one user, and has seen who asked for what."""
+        self.network = FakeNetwork()
+        self.server = self.network.add()
+        self.server.on_command = self.answer
+        self.client = ConnectionPool(
+            "mongodb://a", reactor=self.network.clock, endpoint_factory=self.network.endpoint
+        )
+        self.addCleanup(self.network.end, self.client)
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Let one user in; leave some finds without an answer."""
+        if body.get("authenticate") and body.get("user") != "CN=known":
+            return {"ok": 0, "code": 18, "errmsg": "Authentication failed."}
+        return None if "find" in body else {"ok": 1}
+
+    def log_in(self, user: str) -> Deferred[None]:
+        """Begin to log in."""
+        return self.client.authenticate("db", user, None, "MONGODB-X509")
+
+    def ping(self) -> None:
+        """Do something."""
+        pinged = self.client["db"].command("ping")
+        self.network.flush()
+        self.successResultOf(pinged)
+
+    def test_success(self) -> None:
+        """From then on every connection is that user's; it is verified on one of its own."""
+        self.ping()
+        busy = self.client["db"]["things"].find_one({"x": 1})
+        self.network.flush()
+        before = set(self.server.connections)
+        done = self.log_in("CN=known")
+        self.network.flush()
+        self.assertIsNone(self.successResultOf(done))
+        self.assertEqual(self.server.names(), ["ping", "find", "authenticate"])
+        self.ping()
+        self.assertEqual(self.server.names()[3:], ["authenticate", "ping"])
+        # The operation under way keeps its connection until its end.
+        self.assertNoResult(busy)
+        (kept,) = before & set(self.server.connections) - {self.monitored()}
+        kept.reply(
+            self.request_id(kept), {"ok": 1, "cursor": {"firstBatch": [], "id": 0, "ns": ""}}
+        )
+        self.network.flush()
+        self.assertIsNone(self.successResultOf(busy))
+        self.network.flush()
+        self.assertNotIn(kept, self.server.connections)
+
+    def monitored(self) -> Any:
+        """The monitor's connection, which is the first."""
+        return self.server.connections[0]
+
+    def request_id(self, transport: Any) -> int:
+        """The request that waits on a connection."""
+        (waiting,) = transport.protocol._waiting
+        return int(waiting)
+
+    def test_refused(self) -> None:
+        """A refusal changes nothing, nor does a mechanism that is not supported."""
+        self.ping()
+        attempts = self.server.attempts
+        for done, kind in (
+            (self.log_in("CN=stranger"), OperationFailure),
+            (self.client.authenticate("db", "u", "p", "MONGODB-CR"), ConfigurationError),
+            (self.client.authenticate("db", "u", "p", "PLAIN"), ConfigurationError),
+            (self.client["db"].authenticate("u", None), ConfigurationError),
+        ):
+            self.network.flush()
+            self.failureResultOf(done, kind)
+        self.ping()
+        self.assertEqual(self.server.names(), ["ping", "authenticate", "ping"])
+        self.assertEqual(self.server.attempts, attempts + 1)
+
+    def test_no_server(self) -> None:
+        """Without a server it fails as an operation does."""
+        self.server.refuses = Deferred()
+        done = self.log_in("CN=known")
+        self.network.advance(31)
+        self.failureResultOf(done, ServerSelectionTimeoutError)
+
+    def test_cancelled(self) -> None:
+        """Giving up changes nothing, and leaves no connection behind."""
+        self.ping()
+        count = len(self.server.connections)
+        self.server.on_command = lambda body: None if "authenticate" in body else {"ok": 1}
+        done = self.log_in("CN=known")
+        self.network.flush()
+        self.assertEqual(len(self.server.connections), count + 1)
+        done.cancel()
+        self.failureResultOf(done, CancelledError)
+        self.network.flush()
+        self.assertEqual(len(self.server.connections), count)
+        self.ping()
+        self.assertEqual(self.server.names(), ["ping", "authenticate", "ping"])
+
+    def test_after_the_end(self) -> None:
+        """A closed client logs nobody in, and does not start."""
+        self.network.end(self.client)
+        self.failureResultOf(self.log_in("CN=known"), InvalidOperation)
+        self.failureResultOf(self.client.aconnect(), InvalidOperation)
+
+    def test_start(self) -> None:
+        """A client can watch its servers before anybody asks for anything."""
+        self.assertIsNone(self.successResultOf(self.client.aconnect()))
+        self.network.flush()
+        self.assertEqual(len(self.server.connections), 1)
+
+    def test_append_metadata(self) -> None:
+        """Naming a library that wraps us makes no connection and ends none."""
+        self.ping()
+        attempts = self.server.attempts
+        self.client.append_metadata(DriverInfo("framework", "2.0", "Framework Platform"))
+        self.ping()
+        self.assertEqual(self.server.attempts, attempts)
+        self.assertEqual(self.server.names(), ["ping", "ping"])

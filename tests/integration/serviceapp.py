@@ -8,6 +8,7 @@ Prints C{clean} when the service has stopped and left nothing behind.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from typing import Any
 
@@ -20,9 +21,8 @@ def install(name: str) -> None:
     from twisted.internet import asyncioreactor
 
     if name == "uvloop":
-        import uvloop
-
-        asyncioreactor.install(uvloop.new_event_loop())
+        # By name, for it is not always there.
+        asyncioreactor.install(importlib.import_module("uvloop").new_event_loop())
     elif name == "asyncio":
         asyncioreactor.install(asyncio.new_event_loop())
     else:

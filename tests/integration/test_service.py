@@ -63,7 +63,7 @@ class ServiceTests(TestCase):
         )
         self.assertEqual(code, 0, err.decode())
         self.assertNotIn("Unhandled", (out + err).decode())
-        return out.decode()
+        return str(out, "utf-8")
 
     async def lives(self, reactor: str, kind: str) -> None:
         """Start, work, stop and leave nothing under a reactor."""
