@@ -101,7 +101,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--specs", metavar="DIR", help="the folder source of the specifications")
     parser.add_argument("--smoke", action="store_true", help="a small selection, under 90 s")
     parser.add_argument("--failures-only", action="store_true", help="no known failures")
-    parser.add_argument("--mongod", metavar="PATH", help="the server to run")
+    parser.add_argument(
+        "--mongod",
+        metavar="PATH",
+        action="append",
+        help="a server to run, first the newest; also TXMONGOKIT_SPECS_MONGODS, "
+        f"separated by {os.pathsep!r}",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="every case")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="parts of names")
     given = parser.parse_args(arguments)
@@ -111,7 +117,8 @@ def main(arguments: Sequence[str]) -> int:
         report.add(Outcome("specifications", "", "", "skipped", _HOW))
         report.finish()
         return 0
-    fleet = Fleet(given.mongod)
+    named = os.environ.get("TXMONGOKIT_SPECS_MONGODS")
+    fleet = Fleet(given.mongod or (named.split(os.pathsep) if named else ()))
     selection = _Selection(given.patterns, given.smoke)
 
     async def session(reactor: Any) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.spec.requirements import Facts, parse_version, unmet
-from txmongokit.testing import Credentials, Deployment, replica_set, standalone
+from txmongokit.testing import Credentials, Deployment, ServerFailed, replica_set, standalone
 from txmongokit.types import Address
 
 __all__ = ["Fleet", "Ground"]
@@ -130,6 +131,9 @@ class Ground:
         self.deployment.close()
 
 
+_PARAMETERS: dict[str, object] = {"acceptApiVersion2": True}
+
+
 @dataclass(frozen=True)
 class _Kind:
     """
@@ -138,27 +142,24 @@ class _Kind:
 
     topology: str
     auth: bool
-    start: Callable[[str | None], Deployment]
+    make: Callable[..., Deployment]
 
+    def start(self, binary: str | None) -> Deployment:
+        """
+        Start it, with the parameters that some tests want where the server
+        knows them.
+        """
+        auth = Credentials() if self.auth else None
+        try:
+            return self.make(binary=binary, auth=auth, cache_gb=0.25, parameters=_PARAMETERS)
+        except ServerFailed:
+            return self.make(binary=binary, auth=auth, cache_gb=0.25)
 
-def _set_of_three(binary: str | None) -> Deployment:
-    return replica_set(3, binary=binary, parameters=_PARAMETERS, cache_gb=0.25)
-
-
-def _alone(binary: str | None) -> Deployment:
-    return standalone(binary=binary, parameters=_PARAMETERS, cache_gb=0.25)
-
-
-def _secured_set(binary: str | None) -> Deployment:
-    return replica_set(binary=binary, parameters=_PARAMETERS, auth=Credentials(), cache_gb=0.25)
-
-
-_PARAMETERS: dict[str, object] = {"acceptApiVersion2": True}
 
 _KINDS = (
-    _Kind("replicaset", False, _set_of_three),
-    _Kind("single", False, _alone),
-    _Kind("replicaset", True, _secured_set),
+    _Kind("replicaset", False, partial(replica_set, 3)),
+    _Kind("single", False, standalone),
+    _Kind("replicaset", True, replica_set),
 )
 
 
@@ -166,46 +167,50 @@ class Fleet:
     """
     The deployments, each started when it is first needed.
 
-    @param binary: the C{mongod} to run; L{txmongokit.testing.find_mongod}'s
-        by default.
+    @param binaries: the C{mongod}s to run; a case runs on the first that
+        satisfies it.  L{txmongokit.testing.find_mongod}'s by default.
     """
 
-    def __init__(self, binary: str | None = None) -> None:
-        self._binary = binary
-        self._grounds: dict[_Kind, Ground] = {}
-        self._known: Facts | None = None
+    def __init__(self, binaries: Sequence[str] = ()) -> None:
+        self._binaries: Sequence[str | None] = binaries or (None,)
+        self._grounds: dict[tuple[str | None, _Kind], Ground] = {}
+        self._known: dict[str | None, Facts] = {}
 
     def place(self, *requirements: Sequence[Mapping[str, Any]] | None) -> Ground | str:
         """
         The first deployment that satisfies all lists of requirements.
 
-        @return: it, or why there is none.  Blocks while it starts.
+        @return: it, or what the first server lacks.  Blocks while it starts.
         """
-        reasons = []
-        for kind in _KINDS:
-            facts = self._facts(kind)
-            lacking = [reason for each in requirements if (reason := unmet(each, facts))]
-            if not lacking:
-                return self._ground(kind)
-            reasons.append(max(lacking, key=len))
-        return min(reasons, key=len)
+        missing = ""
+        for binary in self._binaries:
+            reasons = []
+            for kind in _KINDS:
+                facts = self._facts(binary, kind)
+                lacking = [reason for each in requirements if (reason := unmet(each, facts))]
+                if not lacking:
+                    return self._ground(binary, kind)
+                reasons.append(max(lacking, key=len))
+            missing = missing or min(reasons, key=len)
+        return missing
 
-    def _facts(self, kind: _Kind) -> Facts:
+    def _facts(self, binary: str | None, kind: _Kind) -> Facts:
         """
-        What a deployment is, or would be: all run the same program.
+        What a deployment is, or would be.
         """
-        if kind in self._grounds:
-            return self._grounds[kind].facts
-        if self._known is None:
-            self._known = self._ground(_KINDS[0]).facts
-        return Facts(self._known.version, kind.topology, kind.auth, self._known.parameters)
+        if (binary, kind) in self._grounds:
+            return self._grounds[binary, kind].facts
+        if binary not in self._known:
+            # The cheapest to start tells the version.
+            self._known[binary] = self._ground(binary, _KINDS[1]).facts
+        known = self._known[binary]
+        return Facts(known.version, kind.topology, kind.auth, known.parameters)
 
-    def _ground(self, kind: _Kind) -> Ground:
-        ground = self._grounds.get(kind)
+    def _ground(self, binary: str | None, kind: _Kind) -> Ground:
+        ground = self._grounds.get((binary, kind))
         if ground is None:
-            ground = Ground(kind.start(self._binary), kind.topology, kind.auth)
-            self._grounds[kind] = ground
-            self._known = self._known or ground.facts
+            ground = Ground(kind.start(binary), kind.topology, kind.auth)
+            self._grounds[binary, kind] = ground
         return ground
 
     def close(self) -> None:
