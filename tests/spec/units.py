@@ -6,12 +6,11 @@ They need no server.
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.spec.outcomes import Outcome
+from tests.spec.outcomes import Outcome, Status
 from tests.spec.units_case import Case, Format, Skipped
 from tests.spec.units_options import (
     concern_documents,
@@ -25,7 +24,7 @@ from tests.spec.units_sdam import monitoring, scenario
 from tests.spec.units_selection import in_window, round_trip_time, selection
 from tests.spec.units_srv import seed_lists
 
-__all__ = ["DEVIATIONS", "FORMATS", "files", "run", "run_file"]
+__all__ = ["FORMATS", "files", "run", "run_file"]
 
 FORMATS: Sequence[tuple[str, Format]] = (
     ("uri-options/tests", uri_options),
@@ -48,16 +47,6 @@ FORMATS: Sequence[tuple[str, Format]] = (
 )
 """The directories, and what makes cases of a file in one."""
 
-_WRONG_TLS = (
-    "a wrong value of a tls* option is an error, not a warning: what security depends on is "
-    "never ignored"
-)
-DEVIATIONS = {
-    f"uri-options/tests/tls-options.json: Invalid {name} causes a warning": _WRONG_TLS
-    for name in ("tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames", "tlsInsecure")
-}
-"""Cases that fail on purpose, by name, and why."""
-
 
 def files(specifications: Path) -> Iterator[tuple[Path, Format]]:
     """
@@ -74,40 +63,34 @@ def run(specifications: Path, patterns: list[str]) -> Iterator[Outcome]:
     """
     Run what matches.
 
-    @param patterns: shell patterns, or parts, of cases' names as
-        L{Outcome.name} gives them; none for all.
+    @param patterns: parts of cases' names as L{Outcome.name} gives them; none
+        for all.
     """
     for path, make in files(specifications):
-        where = f"{path.parent.relative_to(specifications)}/{path.name}"
-        wanted = [each for each in patterns if ": " in each or _matches(where, [each])]
-        if wanted or not patterns:
-            for outcome in run_file(specifications, path, make):
-                if not patterns or _matches(outcome.name, patterns) or _matches(where, patterns):
-                    yield outcome
+        yield from run_file(specifications, path, make, patterns)
 
 
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(each in name or fnmatch.fnmatchcase(name, each) for each in patterns)
-
-
-def run_file(specifications: Path, path: Path, make: Format) -> Iterator[Outcome]:
+def run_file(
+    specifications: Path, path: Path, make: Format, patterns: Sequence[str] = ()
+) -> Iterator[Outcome]:
     """
-    Run the cases of one file.
+    Run the cases of one file, those that match L{run}'s patterns.
     """
-    directory = str(path.parent.relative_to(specifications))
+    directory = path.parent.relative_to(specifications).as_posix()
     for case in make(path):
-        yield _run_case(directory, path.name, case)
+        name = Outcome(directory, path.name, case.name, "skipped").name
+        if not patterns or any(pattern in name for pattern in patterns):
+            yield _run_case(directory, path.name, case)
 
 
 def _run_case(directory: str, file: str, case: Case) -> Outcome:
     began = time.perf_counter()
+    status: Status = "passed"
+    reason = ""
     try:
         case.check()
     except Skipped as skipped:
-        return Outcome(directory, file, case.name, "skipped", str(skipped))
+        status, reason = "skipped", str(skipped)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        seconds = time.perf_counter() - began
-        name = f"{directory}/{file}: {case.name}"
-        return Outcome(directory, file, case.name, "failed", DEVIATIONS.get(name, reason), seconds)
-    return Outcome(directory, file, case.name, "passed", "", time.perf_counter() - began)
+        status, reason = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+    return Outcome(directory, file, case.name, status, reason, time.perf_counter() - began)

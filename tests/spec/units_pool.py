@@ -111,7 +111,7 @@ class _Thread:
     def __init__(self) -> None:
         self._last: Deferred[Any] = succeed(None)
         self._waiting = 0
-        self.error: PyMongoError | None = None
+        self.error: BaseException | None = None
 
     def do(self, action: Callable[[], Any]) -> None:
         """Do something after all that came before."""
@@ -126,10 +126,8 @@ class _Thread:
         return self._waiting > 0
 
     def _failed(self, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, PyMongoError):
-            failure.raiseException()
-        self.error = self.error or error
+        if self.error is None:
+            self.error = failure.value
 
     def _done(self, _: Any) -> None:
         self._waiting -= 1
