@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from bson.timestamp import Timestamp
-from pymongo.client_session import TransactionOptions
+from pymongo.client_session import (  # documented there, though not in its __all__
+    TransactionOptions,  # type: ignore[attr-defined]
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -477,8 +479,8 @@ class TransactionContext:
         self._session = session
 
     def __await__(self) -> Generator[Any, None, Self]:
+        yield from ()
         return self
-        yield
 
     async def __aenter__(self) -> Self:
         return self

@@ -107,6 +107,7 @@ class RetriedTransaction(Generic[SessionT, ResultT]):
 
     async def _try_until_settled(self) -> ResultT:
         backoff = _FIRST_BACKOFF
+        failed: BaseException
         while True:
             self._session.start_transaction(*self._arguments)
             try:
