@@ -71,10 +71,13 @@ class ConnectionPool:
     @param pool_size: the most connections to each server; without it,
         C{maxPoolSize}, which is 100 by default.
     @param ssl_context_factory: replaces the C{tls*} options; it alone then
-        decides what is verified.
+        decides what is verified.  What C{optionsForClientTLS} returns, an
+        object with C{getContext()}, or a callable that is given a host's name
+        and returns one of these.
     @param reactor: the reactor to use instead of the global one.
     @param endpoint_factory: called with reactor, host and port to give the
         endpoint for each connection (proxies, tunnels, tests).
+    @param driver: the library that wraps this client; see L{append_metadata}.
     @param resolver: looks up the names of a C{mongodb+srv} connection string: a
         L{twisted.internet.interfaces.IResolver}, by default one that asks the
         system's name servers.
@@ -98,6 +101,7 @@ class ConnectionPool:
         endpoint_factory: EndpointFactory | None = None,
         resolver: Any = None,
         log_levels: Mapping[str, str] | None = None,
+        driver: DriverInfo | None = None,
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
@@ -125,6 +129,8 @@ class ConnectionPool:
         self._client_options = client_options
         self._reactor = reactor
         self._connector = Connector(reactor, client_options, ssl_context_factory, endpoint_factory)
+        if driver is not None:
+            self._connector.append_metadata(driver)
         topology_id = ObjectId()
         levels = parse_log_levels(log_levels, os.environ)
         log = None
@@ -370,7 +376,8 @@ class ConnectionPool:
     ) -> Deferred[None]:
         """
         Log in as another user than the connection string's, on every
-        connection: those there are end when their operations do.
+        connection: those there are end when their operations do.  Cursors
+        that are open belong to the user before, and end in an error.
 
         @param database: the one that knows the user.
 
