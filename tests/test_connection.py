@@ -271,3 +271,18 @@ class AuthenticateTests(SynchronousTestCase):
         self.ping()
         self.assertEqual(self.server.attempts, attempts)
         self.assertEqual(self.server.names(), ["ping", "ping"])
+
+    def test_driver(self) -> None:
+        """A library that wraps us can say so from the beginning."""
+        seen: list[dict[str, Any]] = []
+        self.server.on_hello = seen.append
+        client = ConnectionPool(
+            "mongodb://a",
+            reactor=self.network.clock,
+            endpoint_factory=self.network.endpoint,
+            driver=DriverInfo("framework"),
+        )
+        self.addCleanup(self.network.end, client)
+        client.aconnect()
+        self.network.flush()
+        self.assertEqual(seen[0]["client"]["driver"]["name"], "txmongokit|PyMongo|framework")

@@ -388,8 +388,8 @@ class IntroductionTests(SynchronousTestCase):
             return driver
 
         self.assertEqual(name(), "txmongokit|PyMongo")
-        for _ in range(2):
-            connector.append_metadata(DriverInfo("framework", "2.0"))
+        for platform in (None, ""):
+            connector.append_metadata(DriverInfo("framework", "2.0", platform))
             self.assertEqual(name(), "txmongokit|PyMongo|framework")
         unchecked = tuple.__new__(DriverInfo, ("a|b", None, None))
         self.assertRaises(ConfigurationError, connector.append_metadata, unchecked)

@@ -182,7 +182,16 @@ class ScramTests(ConversationTestCase):
 
     def test_unreadable(self) -> None:
         """A challenge that is none is refused, whatever its type."""
-        for payload in (b"", b"r=1", b"r=1,s=!,i=4096", b"r=1,s=c2FsdA==,i=x", 10**12, "x", None):
+        for payload in (
+            b"",
+            b"m=x," + FIRST_256,
+            b"r=1",
+            b"r=1,s=!,i=4096",
+            b"r=1,s=c2FsdA==,i=x",
+            10**12,
+            "x",
+            None,
+        ):
             conversation, _ = self.begin(credentials())
             reason = self.refuses(conversation, {**ok(), "payload": payload})
             self.assertIn("cannot be read", reason)

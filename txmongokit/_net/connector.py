@@ -164,6 +164,8 @@ class Connector:
             raise TypeError(f"driver_info must be a DriverInfo, not a {type(driver).__name__}")
         if any("|" in text for text in driver if text):
             raise ConfigurationError(f"{driver!r} may not contain '|': leave it out")
+        # Nothing said in two ways is the same thing twice.
+        driver = DriverInfo(driver.name or "", driver.version or "", driver.platform or "")
         if driver not in self._drivers:
             self._drivers.append(driver)
             self._metadata = self._introduction()

@@ -144,6 +144,8 @@ class _Scram:
         try:
             nonce, iterations = fields[b"r"], int(fields[b"i"])
             salt = b64decode(fields[b"s"], validate=True)
+            if b"m" in fields:
+                raise ValueError("an extension that must be understood")
         except (KeyError, ValueError) as error:
             raise _distrust("the server's SCRAM challenge cannot be read") from error
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
