@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import monitoring
 
 from txmongokit.errors import (
     ConfigurationError,
@@ -43,11 +42,9 @@ __all__ = [
     "timeout_context",
 ]
 
-try:
-    from pymongo._csot import clamp_remaining as _clamp_remaining
-    from pymongo._csot import get_timeout as _get_timeout
-except ImportError:
-    _get_timeout = None  # type: ignore[assignment]
+_csot: Any = None
+with suppress(ImportError):
+    from pymongo import _csot
 
 try:
     from pymongo.monitoring import _LISTENERS
@@ -182,24 +179,16 @@ def is_public_suffix(domain: str) -> bool:
     return _is_public_suffix(domain)
 
 
-def registered_listeners() -> list[Any]:
-    """
-    What C{pymongo.monitoring.register} was called with, each once.
-    """
-    lists = getattr(monitoring, "_LISTENERS", ())
-    return list({id(each): each for listeners in lists for each in listeners}.values())
-
-
 def timeout_context() -> tuple[float, float] | None:
     """
     What C{pymongo.timeout()} says here: the seconds that were given (0 for no
     limit) and the seconds that are left; C{None} outside of it, and where
     PyMongo hides it.
     """
-    if _get_timeout is None:
+    if _csot is None:
         return None
-    timeout = _get_timeout()
-    return None if timeout is None else (timeout, _clamp_remaining(math.inf))
+    timeout = _csot.get_timeout()
+    return None if timeout is None else (timeout, _csot.clamp_remaining(math.inf))
 
 
 def registered_listeners() -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -25,18 +25,18 @@ from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
 from txmongokit._net.executor import Executor
-from txmongokit._net.logs import StructuredLog
-from txmongokit._net.logs import log_levels as parse_log_levels
-from txmongokit._net.observation import Observer
+from txmongokit._net.observation import Observer, read_log_settings
 from txmongokit._net.srv import SrvResolver
 from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState, admitted
+from txmongokit.changestream import ChangeStream
 from txmongokit.database import Database
 from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.options import ClientOptions, parse_options
+from txmongokit.scope import changed
 from txmongokit.sessions import ClientSession
 from txmongokit.types import format_address
 
@@ -132,11 +132,8 @@ class ConnectionPool:
         if driver is not None:
             self._connector.append_metadata(driver)
         topology_id = ObjectId()
-        levels = parse_log_levels(log_levels, os.environ)
-        log = None
-        if any(level >= 0 for level in levels.values()):
-            log = StructuredLog(levels, os.environ)
-        observer = Observer(client_options.event_listeners, topology_id, log)
+        log_settings = read_log_settings(os.environ, log_levels)
+        observer = Observer(client_options.event_listeners, topology_id, log_settings)
         random = Random()
         self._topology = Topology(
             reactor,
