@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from bson.timestamp import Timestamp
-from pymongo.client_session import (  # documented there, though not in its __all__
-    TransactionOptions,  # type: ignore[attr-defined]
+from pymongo.client_session import (  # type: ignore[attr-defined]  # documented, not exported
+    TransactionOptions,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference

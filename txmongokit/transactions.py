@@ -172,7 +172,7 @@ class RetriedTransaction(Generic[SessionT, ResultT]):
 
 def _cause(error: BaseException) -> BaseException:
     """What made a C{gatherResults} fail."""
-    while isinstance(error, FirstError):
+    while isinstance(error, FirstError) and error.subFailure.value is not None:
         error = error.subFailure.value
     return error
 
