@@ -600,9 +600,7 @@ class Executor:
         if session is not None:
             session.observe(reply)
         info = connection.info
-        if not reply.get("ok") and not (
-            isinstance(command, RunCommand) and command.tolerates(reply)
-        ):
+        if not reply.get("ok") and not command.tolerates(reply):
             raise_command_error(reply, info.max_wire_version)
         return command.parse(reply, info)
 

@@ -4,10 +4,16 @@ What users pass to operations, in the form that goes on the wire.
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from bson.binary import Binary
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
 from pymongo.collation import Collation
 
 from txmongokit.errors import InvalidName
@@ -24,7 +30,9 @@ __all__ = [
     "collation_document",
     "hint_value",
     "is_operator_update",
+    "is_plain_projection",
     "key_document",
+    "names_one_document",
     "nearest",
     "projection_document",
 ]
@@ -144,7 +152,69 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+# Of values that mean equality in a filter; a regular expression, for one,
+# does not.
+_VALUE_TYPES = frozenset(
+    {
+        ObjectId,
+        int,
+        Int64,
+        str,
+        bytes,
+        Binary,
+        uuid.UUID,
+        float,
+        Decimal128,
+        datetime.datetime,
+        bool,
+        type(None),
+    }
+)
+
+
+def names_one_document(filter: Any) -> bool:
+    """
+    Whether a filter is nothing but an C{_id}: then the server needs one look
+    into an index, unless the collection is a view.
+    """
+    return (
+        type(filter) is dict
+        and len(filter) == 1
+        and type(filter.get("_id", filter)) in _VALUE_TYPES
+    )
+
+
+def is_plain_projection(projection: Any) -> bool:
+    """
+    Whether a projection only names fields: expressions may take their time.
+    """
+    if isinstance(projection, Mapping):
+        return all(value in (0, 1) for value in projection.values())
+    return True
+
+
+def _mapping(name: str) -> Any:
+    def checked(value: Any) -> Any:
+        check_mapping(name, value)
+        return value
+
+    return checked
+
+
+def _of_type(name: str, kind: type | tuple[type, ...], noun: str) -> Any:
+    def checked(value: Any) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} must be {noun}, not {type(value).__name__}")
+        return value
+
+    return checked
+
+
 _SHAPES: dict[str, Any] = {
+    "arrayFilters": _of_type("array_filters", list, "a list"),
+    "let": _mapping("let"),
+    "maxTimeMS": _of_type("max_time_ms", (int, float), "a number"),
+    "upsert": _of_type("upsert", bool, "True or False"),
     "collation": collation_document,
     "hint": hint_value,
     "projection": projection_document,
@@ -163,14 +233,17 @@ def add_options(
     sent.
 
     @param names: the wire's name of each option that there is.
+    @param options: by our names or the wire's, as PyMongo takes some.
     @return: C{body}.
-    @raise TypeError: an option is not in C{names}.
+    @raise TypeError: an option is not in C{names}, or is of a wrong type.
     """
     for name, value in options.items():
         wire_name = names.get(name)
         if wire_name is None:
-            verb = next(iter(body), "the command")
-            raise TypeError(f"{verb} has no option {name!r}{nearest(name, names)}")
+            if name not in names.values():
+                verb = next(iter(body), "the command")
+                raise TypeError(f"{verb} has no option {name!r}{nearest(name, names)}")
+            wire_name = name
         if value is None:
             continue
         shape = _SHAPES.get(wire_name)

@@ -24,11 +24,17 @@ __all__ = [
     "Command",
     "CommandOptions",
     "CursorBatch",
+    "DocumentCommand",
     "Request",
     "RunCommand",
+    "sendable",
 ]
 
 ResultT = TypeVar("ResultT")
+
+# MongoDB 8.2, which knows rawData; to older servers it is not sent (CRUD
+# specification).
+_RAW_DATA_WIRE_VERSION = 27
 
 
 class Request(NamedTuple):
@@ -64,6 +70,16 @@ class CommandOptions:
     timeout_given: bool = False
 
 
+def sendable(body: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+    """
+    A copy of a command document, without what the server does not know.
+    """
+    body = body.copy()
+    if "rawData" in body and info.max_wire_version < _RAW_DATA_WIRE_VERSION:
+        del body["rawData"]
+    return body
+
+
 class CursorBatch(NamedTuple):
     """
     One reply's worth of a cursor.
@@ -90,10 +106,10 @@ class Command(Generic[ResultT]):
     @cvar name: the command's name, as events and errors show it.
     @cvar is_read: whether a read preference and a read concern apply.
     @cvar is_write: whether a write concern applies.
-    @cvar follows_read_preference: whether it goes where the read preference
+    @ivar follows_read_preference: whether it goes where the read preference
         says although it takes no read concern.
-    @cvar retryable: whether it may be tried a second time: with a
-        transaction number if C{is_write}, plainly if C{is_read}.
+    @ivar retryable: whether it may be tried a second time: with a
+        transaction number if C{is_write}, plainly otherwise.
     @ivar database: the name of the database that it addresses.
     @ivar options: concerns, preference, codec and time limit.
     @ivar address: the one server that it must go to, or C{None}.
@@ -109,7 +125,7 @@ class Command(Generic[ResultT]):
     name: ClassVar[str] = ""
     is_read: ClassVar[bool] = False
     is_write: ClassVar[bool] = False
-    follows_read_preference: ClassVar[bool] = False
+    follows_read_preference: bool = False
     retryable: bool = False
     shareable: bool = False
     address: Address | None = None
@@ -153,6 +169,13 @@ class Command(Generic[ResultT]):
         """
         raise TypeError(f"{type(self).__name__} does not say what its reply means")
 
+    def tolerates(self, reply: Mapping[str, Any]) -> bool:
+        """
+        Whether a reply with C{ok: 0} is no error, but for L{parse} to tell
+        what it means.
+        """
+        return False
+
     def unacknowledged(self) -> ResultT:
         """
         The result where the write concern asks for no reply.
@@ -163,6 +186,36 @@ class Command(Generic[ResultT]):
         """
         Called before L{build} when the command is sent again.
         """
+
+
+class DocumentCommand(Command[ResultT], Generic[ResultT]):
+    """
+    A command whose document is known before it meets a server.
+
+    @ivar collection: the collection's name, C{None} where it is about a
+        whole database.
+    @param body: the document.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        collection: str | None,
+        options: CommandOptions,
+        body: dict[str, Any],
+    ) -> None:
+        super().__init__(database, options)
+        self.collection = collection
+        self._body = body
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}, or the database alone."""
+        return self.database if self.collection is None else f"{self.database}.{self.collection}"
+
+    def build(self, info: ConnectionInfo) -> Request:
+        """The same document each time, copied."""
+        return Request(sendable(self._body, info))
 
 
 class RunCommand(Command[dict[str, Any]]):
@@ -190,6 +243,7 @@ class RunCommand(Command[dict[str, Any]]):
         self.document = document
         self.check = check
         self.allowable_errors = allowable_errors
+        self.shareable = len(document) == 1 and "ping" in document
 
     def build(self, info: ConnectionInfo) -> Request:
         """The document, copied, so that the caller's own is left alone."""
