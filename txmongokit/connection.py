@@ -25,7 +25,9 @@ from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
 from txmongokit._net.executor import Executor
-from txmongokit._net.observation import Observer, read_log_settings
+from txmongokit._net.logs import StructuredLog
+from txmongokit._net.logs import log_levels as parse_log_levels
+from txmongokit._net.observation import Observer
 from txmongokit._net.srv import SrvResolver
 from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
 from txmongokit._sansio.commands.admin import EndSessions
@@ -132,8 +134,9 @@ class ConnectionPool:
         if driver is not None:
             self._connector.append_metadata(driver)
         topology_id = ObjectId()
-        log_settings = read_log_settings(os.environ, log_levels)
-        observer = Observer(client_options.event_listeners, topology_id, log_settings)
+        levels = parse_log_levels(log_levels, os.environ)
+        log = StructuredLog(levels, os.environ)
+        observer = Observer(client_options.event_listeners, topology_id, log)
         random = Random()
         self._topology = Topology(
             reactor,

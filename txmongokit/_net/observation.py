@@ -10,50 +10,21 @@ server-discovery-and-monitoring, server-selection and logging.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from bson.binary import UuidRepresentation
-from bson.json_util import RELAXED_JSON_OPTIONS
-from bson.json_util import dumps as to_extended_json
 from bson.objectid import ObjectId
 from pymongo import monitoring
 from pymongo.monitoring import ConnectionCheckOutFailedReason, ConnectionClosedReason
 from pymongo.server_description import ServerDescription
 from pymongo.topology_description import TopologyDescription
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import Logger
 
+from txmongokit._net.logs import StructuredLog
 from txmongokit._pymongo import Hello, registered_listeners
-from txmongokit.errors import ConfigurationError
 from txmongokit.types import Address
 
-__all__ = ["CommandEvent", "LogSettings", "Observer", "read_log_settings"]
-
-# Logging specification, by severity.
-_SEVERITIES = (
-    "emergency",
-    "alert",
-    "critical",
-    "error",
-    "warn",
-    "notice",
-    "info",
-    "debug",
-    "trace",
-)
-_OFF = "off"
-_VARIABLES = {
-    "command": "MONGODB_LOG_COMMAND",
-    "topology": "MONGODB_LOG_TOPOLOGY",
-    "serverSelection": "MONGODB_LOG_SERVER_SELECTION",
-    "connection": "MONGODB_LOG_CONNECTION",
-}
-_VARIABLE_FOR_ALL = "MONGODB_LOG_ALL"
-# The second is how the specification spells it.
-_LENGTH_VARIABLES = ("MONGODB_LOG_MAX_DOCUMENT_LENGTH", "MONGOB_LOG_MAX_DOCUMENT_LENGTH")
-_USUAL_LENGTH = 1000
+__all__ = ["CommandEvent", "Observer"]
 
 _SENSITIVE = frozenset(
     {
@@ -71,6 +42,7 @@ _SENSITIVE = frozenset(
 _HELLOS = frozenset({"hello", "ismaster"})
 _NOT_REDACTED = ("code", "codeName", "errorLabels")
 
+# What the specification has logs say.
 _CLOSED_REASONS = {
     ConnectionClosedReason.STALE: "Connection became stale because the pool was cleared",
     ConnectionClosedReason.IDLE: (
@@ -88,88 +60,6 @@ _FAILED_REASONS = {
     ),
     ConnectionCheckOutFailedReason.POOL_CLOSED: "Connection pool was closed",
 }
-
-_JSON_OPTIONS = RELAXED_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """
-    What is logged.
-
-    @ivar levels: the least severity that is logged, by component:
-        C{command}, C{topology}, C{serverSelection}, C{connection}.  Of one
-        that is not named nothing is.
-    @ivar max_document_length: how many characters of a document are shown.
-    """
-
-    levels: Mapping[str, str] = field(default_factory=dict)
-    max_document_length: int = _USUAL_LENGTH
-
-    def logs(self, component: str, severity: str) -> bool:
-        """
-        Whether a component's messages of that severity are logged.
-        """
-        least = self.levels.get(component, _OFF)
-        return least != _OFF and _SEVERITIES.index(severity) <= _SEVERITIES.index(least)
-
-
-def read_log_settings(
-    environ: Mapping[str, str], log_levels: Mapping[str, str] | None = None
-) -> LogSettings:
-    """
-    What environment variables ask to be logged: C{MONGODB_LOG_COMMAND},
-    C{MONGODB_LOG_TOPOLOGY}, C{MONGODB_LOG_SERVER_SELECTION},
-    C{MONGODB_LOG_CONNECTION}, C{MONGODB_LOG_ALL} for all that these leave
-    open, and C{MONGODB_LOG_MAX_DOCUMENT_LENGTH}.  What they have that is no
-    level or length counts as not set, as the logging specification has it.
-
-    C{MONGODB_LOG_PATH} is not followed: where logs go is for the observers of
-    L{twisted.logger} to decide, which get them by the namespaces
-    C{txmongokit.command}, C{txmongokit.topology},
-    C{txmongokit.serverSelection} and C{txmongokit.connection}.
-
-    @param log_levels: levels by component, which override the environment;
-        C{all} stands for those that are not named.
-
-    @raise ConfigurationError: C{log_levels} has an unknown component or
-        level.
-    """
-    levels = dict.fromkeys(_VARIABLES, _level(environ.get(_VARIABLE_FOR_ALL)))
-    for component, variable in _VARIABLES.items():
-        levels[component] = _level(environ.get(variable)) or levels[component]
-    given = _checked(log_levels or {})
-    for component in levels:
-        levels[component] = given.get(component) or given.get("all") or levels[component]
-    lengths = [environ[name] for name in _LENGTH_VARIABLES if name in environ]
-    length = lengths[0].strip() if lengths else ""
-    return LogSettings(
-        {component: level for component, level in levels.items() if level is not None},
-        int(length) if length.isdecimal() else _USUAL_LENGTH,
-    )
-
-
-def _level(text: str | None) -> str | None:
-    """The level that a variable names, if it does."""
-    level = (text or "").strip().lower()
-    return level if level in _SEVERITIES or level == _OFF else None
-
-
-def _checked(log_levels: Mapping[str, str]) -> dict[str, str]:
-    levels: dict[str, str] = {}
-    for component, text in log_levels.items():
-        if component not in _VARIABLES and component != "all":
-            raise ConfigurationError(
-                f"log_levels has the unknown component {component!r}: use "
-                f"{', '.join(_VARIABLES)} or all"
-            )
-        level = _level(text) if isinstance(text, str) else None
-        if level is None:
-            raise ConfigurationError(
-                f"log_levels[{component!r}] is {text!r}: use {_OFF}, {', '.join(_SEVERITIES)}"
-            )
-        levels[component] = level
-    return levels
 
 
 class CommandEvent:
@@ -219,15 +109,6 @@ class CommandEvent:
         """
         name = self.name.lower()
         return name in _SENSITIVE or (name in _HELLOS and "speculativeAuthenticate" in self.body)
-
-
-class _Selection(NamedTuple):
-    """The common fields of what is logged of a selection."""
-
-    operation: str
-    selector: str
-    operation_id: int | None
-    description: TopologyDescription
 
 
 class Observer:
@@ -919,16 +800,6 @@ class Observer:
         return text if len(text) <= self._limit else text[: self._limit] + "..."
 
 
-_POOL_TEXTS = {
-    "driverConnectionId": "driver-generated ID={driverConnectionId}",
-    "durationMS": "duration={durationMS} ms",
-    "reason": "reason: {reason}",
-    "error": "error: {error}",
-    "serviceId": "service ID={serviceId}",
-    "interruptInUseConnections": "connections in use were interrupted",
-}
-
-
 class _Redacted:
     """A started event of a sensitive command, where PyMongo does not hide the command."""
 
@@ -941,103 +812,5 @@ class _Redacted:
         return getattr(self._event, name)
 
 
-class _Part:
-    """
-    The beginning of a document, enough to be too long for the log: nobody
-    wants a whole batch of inserts made JSON for its first kilobyte.
-
-    Each value that is kept makes at least one character of JSON.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit + 1
-
-    def of(self, value: Any) -> Any:
-        """
-        A value, or what is left room for of it.
-        """
-        self._left -= 1
-        if isinstance(value, Mapping):
-            kept = {}
-            for name, inner in value.items():
-                if self._left <= 0:
-                    break
-                self._left -= len(name)
-                kept[name] = self.of(inner)
-            return kept
-        if isinstance(value, (list, tuple)):
-            items = []
-            for inner in value:
-                if self._left <= 0:
-                    break
-                items.append(self.of(inner))
-            return items
-        if isinstance(value, (str, bytes)) and len(value) > max(self._left, 0):
-            value = value[: max(self._left, 0) + 1]
-        if isinstance(value, (str, bytes)):
-            self._left -= len(value)
-        return value
-
-
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def _place(address: Address) -> str:
-    """A format for an address."""
-    return "{serverHost}" if address[1] is None else "{serverHost}:{serverPort}"
-
-
-def _on_connection(call: CommandEvent) -> str:
-    """A format for what a command went by."""
-    server = ""
-    if call.server_connection_id is not None:
-        server = " and server-generated ID {serverConnectionId}"
-    operation = "" if call.operation_id is None else " and the operation ID is {operationId}"
-    return (
-        f"using a connection with driver-generated ID {{driverConnectionId}}{server} to "
-        f"{_place(call.address)}. The requestID is {{requestId}}{operation}"
-    )
-
-
-def _write(
-    log: Logger,
-    message: str,
-    text: str,
-    address: Address | None,
-    *,
-    level: Any = LogLevel.debug,
-    **fields: Any,
-) -> None:
-    if address is not None:
-        fields["serverHost"], fields["serverPort"] = address
-    # What is not there is left out (logging specification).
-    known = {name: value for name, value in fields.items() if value is not None}
-    log.emit(level, text, message=message, **known)
-
-
-def _write_selection(
-    log: Logger | None,
-    message: str,
-    selection: _Selection,
-    *,
-    level: Any = LogLevel.debug,
-    text: str = "",
-    **fields: Any,
-) -> None:
-    if log is None:
-        return
-    numbered = "" if selection.operation_id is None else " and ID {operationId}"
-    _write(
-        log,
-        message,
-        f"{message} for operation {{operation}}{numbered}. {text}{' ' if text else ''}"
-        "Selector: {selector}, topology description: {topologyDescription}",
-        None,
-        level=level,
-        operation=selection.operation,
-        selector=selection.selector,
-        operationId=selection.operation_id,
-        topologyDescription=repr(selection.description),
-        **fields,
-    )
