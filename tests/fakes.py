@@ -112,6 +112,10 @@ class FakeRunner:
         """On the clock."""
         return deferLater(self.clock, seconds)
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """When the clock is advanced."""
+        self.clock.callLater(0, function)
+
     def deadline(self, options: CommandOptions) -> float | None:
         """By the option alone."""
         if options.timeout is None:

@@ -56,7 +56,8 @@ from txmongokit._sansio.commands.write import (
     update_statement,
 )
 from txmongokit._sansio.transactions import SessionState
-from txmongokit.cursor import CommandCursor, Cursor
+from txmongokit.changestream import ChangeStream
+from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.scope import Scope, changed
@@ -214,6 +215,7 @@ class Collection(Scope, Generic[DocumentT]):
         *,
         batch_size: int | None = None,
         max_await_time_ms: int | None = None,
+        timeout_mode: TimeoutMode | str | None = None,
         session: ClientSession | None = None,
         timeout: float | None = None,
         **options: Any,
@@ -224,7 +226,9 @@ class Collection(Scope, Generic[DocumentT]):
         @param limit: the most documents; 0 for all, negative for one batch.
         @param max_await_time_ms: on a tailable-await cursor, how long the
             server waits for new documents.
-        @param timeout: seconds for each batch.
+        @param timeout: seconds for the cursor's lifetime, or, on a tailable
+            cursor and as C{timeout_mode} says, for each iteration.
+        @param timeout_mode: see L{txmongokit.cursor.TimeoutMode}.
         @param options: as in L{find_one}, and C{oplog_replay}, which servers
             from 4.4 on do without.
         @return: a cursor, which starts on its first use.
@@ -244,6 +248,7 @@ class Collection(Scope, Generic[DocumentT]):
             batch_size=batch_size,
             cursor_type=cursor_type,
             max_await_time_ms=max_await_time_ms,
+            timeout_mode=timeout_mode,
         )
 
     def find_raw_batches(
@@ -257,6 +262,7 @@ class Collection(Scope, Generic[DocumentT]):
         batch_size: int | None = None,
         cursor_type: int = CursorType.NON_TAILABLE,
         max_await_time_ms: int | None = None,
+        timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> Cursor[bytes]:
         """
@@ -271,6 +277,7 @@ class Collection(Scope, Generic[DocumentT]):
             batch_size=batch_size,
             cursor_type=cursor_type,
             max_await_time_ms=max_await_time_ms,
+            timeout_mode=timeout_mode,
             raw=True,
         )
 
@@ -291,7 +298,7 @@ class Collection(Scope, Generic[DocumentT]):
             self._limited(timeout),
             filter,
             arguments,
-            session_state(session),
+            session,
             **options,
         )
 
@@ -309,7 +316,10 @@ class Collection(Scope, Generic[DocumentT]):
         cursor is used, too: await it.
 
         @param options: C{allow_disk_use}, C{bypass_document_validation},
-            C{collation}, C{comment}, C{hint}, C{let}, C{max_time_ms}.
+            C{collation}, C{comment}, C{hint}, C{let}, C{max_time_ms};
+            C{timeout_mode} (L{txmongokit.cursor.TimeoutMode}), and
+            C{max_await_time_ms} where the pipeline's first stage makes a
+            tailable-await cursor.
         @return: a cursor, which starts on its first use.
         """
         return self._aggregate(pipeline, session, timeout, batch_size, options)
@@ -337,6 +347,7 @@ class Collection(Scope, Generic[DocumentT]):
         batch_size: int | None,
         options: dict[str, Any],
     ) -> CommandCursor[Any]:
+        iteration = _take(options, "timeout_mode", "max_await_time_ms")
         command = aggregate_command(
             self._database_name,
             self._name,
@@ -348,10 +359,26 @@ class Collection(Scope, Generic[DocumentT]):
         return CommandCursor(
             self._runner,
             command,
-            session_state(session),
+            session,
             batch_size=batch_size,
             comment=options.get("comment"),
+            **iteration,
         )
+
+    def watch(
+        self,
+        pipeline: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ChangeStream[dict[str, Any]]:
+        """
+        The changes to the collection, from now on or from where C{options}
+        say: those of L{ChangeStream}, by PyMongo's names.
+        """
+        place = self._database_name, self._name, self._limited(timeout)
+        return ChangeStream(self._runner, *place, pipeline, session, **options)
 
     def count_documents(
         self,
@@ -813,6 +840,7 @@ class Collection(Scope, Generic[DocumentT]):
         session: ClientSession | None = None,
         timeout: float | None = None,
         comment: Any = None,
+        timeout_mode: TimeoutMode | str | None = None,
     ) -> CommandCursor[dict[str, Any]]:
         """
         The indexes, one document for each.
@@ -823,7 +851,9 @@ class Collection(Scope, Generic[DocumentT]):
         command = ListIndexes(
             self._database_name, self._name, self._limited(timeout), comment=comment
         )
-        return CommandCursor(self._runner, command, session_state(session), comment=comment)
+        return CommandCursor(
+            self._runner, command, session, comment=comment, timeout_mode=timeout_mode
+        )
 
     def index_information(
         self, *, session: ClientSession | None = None, timeout: float | None = None

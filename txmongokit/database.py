@@ -9,17 +9,19 @@ from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from bson.codec_options import CodecOptions
+from pymongo import CursorType
 from twisted.internet.defer import Deferred
 
 from txmongokit._sansio.commands.admin import CreateCollection, DropDatabase, ListCollections
 from txmongokit._sansio.commands.arguments import check_database_name, nearest
 from txmongokit._sansio.commands.base import CommandOptions, RunCommand
 from txmongokit._sansio.commands.read import CursorCommand, aggregate_command
+from txmongokit.changestream import ChangeStream
 from txmongokit.collection import Collection
-from txmongokit.cursor import CommandCursor
+from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.scope import Scope, changed
-from txmongokit.sessions import ClientSession, session_state
+from txmongokit.sessions import ClientSession
 
 __all__ = ["Database"]
 
@@ -179,6 +181,8 @@ class Database(Scope):
         batch_size: int | None = None,
         comment: Any = None,
         max_await_time_ms: int | None = None,
+        cursor_type: int = CursorType.NON_TAILABLE,
+        timeout_mode: TimeoutMode | str | None = None,
         **arguments: Any,
     ) -> CommandCursor[dict[str, Any]]:
         """
@@ -186,6 +190,11 @@ class Database(Scope):
 
         @param batch_size: documents in each batch after the first.
         @param comment: for the command and its batches.
+        @param max_await_time_ms: how long the server waits for new
+            documents, where the command makes a tailable-await cursor.
+        @param cursor_type: what the command makes, of PyMongo's
+            C{CursorType}: it is not sent.
+        @param timeout_mode: see L{txmongokit.cursor.TimeoutMode}.
         @return: a cursor, which starts on its first use.
         """
         limits = CommandOptions(
@@ -201,10 +210,12 @@ class Database(Scope):
         return CommandCursor(
             self._runner,
             _CursorCommand(self._name, None, limits, document),
-            session_state(session),
+            session,
             batch_size=batch_size,
             comment=comment,
             max_await_time_ms=max_await_time_ms,
+            tailable=cursor_type in (CursorType.TAILABLE, CursorType.TAILABLE_AWAIT),
+            timeout_mode=timeout_mode,
         )
 
     def aggregate(
@@ -214,6 +225,8 @@ class Database(Scope):
         session: ClientSession | None = None,
         timeout: float | None = None,
         batch_size: int | None = None,
+        max_await_time_ms: int | None = None,
+        timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
         """
@@ -226,10 +239,26 @@ class Database(Scope):
         return CommandCursor(
             self._runner,
             command,
-            session_state(session),
+            session,
             batch_size=batch_size,
             comment=options.get("comment"),
+            max_await_time_ms=max_await_time_ms,
+            timeout_mode=timeout_mode,
         )
+
+    def watch(
+        self,
+        pipeline: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        session: ClientSession | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> ChangeStream[dict[str, Any]]:
+        """
+        The changes to all collections; see L{Collection.watch}.
+        """
+        limits = self._limited(timeout)
+        return ChangeStream(self._runner, self._name, None, limits, pipeline, session, **options)
 
     # Collections.
 
@@ -284,6 +313,7 @@ class Database(Scope):
         session: ClientSession | None = None,
         timeout: float | None = None,
         batch_size: int | None = None,
+        timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
         """
@@ -299,9 +329,10 @@ class Database(Scope):
         return CommandCursor(
             self._runner,
             command,
-            session_state(session),
+            session,
             batch_size=batch_size,
             comment=options.get("comment"),
+            timeout_mode=timeout_mode,
         )
 
     def list_collection_names(

@@ -64,6 +64,14 @@ class IOperationRunner(Interface):
             after as many seconds.
         """
 
+    def soon(function):  # type: ignore[no-untyped-def]
+        """
+        Call C{function} without arguments in a later turn of the reactor.
+
+        This only takes note: it may be called from any thread, and while
+        garbage is collected.
+        """
+
     def deadline(options):  # type: ignore[no-untyped-def]
         """
         When an operation that begins now must have ended: for operations of

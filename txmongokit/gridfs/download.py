@@ -18,7 +18,7 @@ from txmongokit.collection import Collection
 from txmongokit.cursor import Cursor
 from txmongokit.errors import CursorNotFound, InvalidOperation
 from txmongokit.gridfs.place import FIELDS, Place, Stream, check_session, equal_to, place_of
-from txmongokit.sessions import ClientSession, session_state
+from txmongokit.sessions import ClientSession
 
 __all__ = ["GridOut", "GridOutCursor", "download"]
 
@@ -455,15 +455,17 @@ class GridOutCursor(Cursor[GridOut]):
             place.limited(timeout),
             filter,
             arguments,
-            session_state(session),
+            session,
             **options,
         )
 
-    def next_batch(self) -> Deferred[list[GridOut]]:
+    def fetch(
+        self, deadline: float | None = None, *, wait: bool = False
+    ) -> Deferred[list[GridOut]]:
         """
-        See L{Cursor.next_batch}.
+        See L{Cursor.fetch}.
         """
-        return super().next_batch().addCallback(self._files)
+        return super().fetch(deadline, wait=wait).addCallback(self._files)
 
     def _files(self, documents: list[Any]) -> list[GridOut]:
         return [

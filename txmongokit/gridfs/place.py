@@ -149,6 +149,10 @@ class _Limited:
         result: Deferred[None] = self._runner.sleep(seconds)
         return result
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """The runner's."""
+        self._runner.soon(function)
+
     def deadline(self, options: CommandOptions) -> float | None:
         """That of the whole."""
         return self._at
