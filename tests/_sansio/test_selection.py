@@ -4,7 +4,6 @@ Tests for L{txmongokit._sansio.selection}.
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Mapping
 from random import Random
@@ -12,11 +11,10 @@ from typing import Any
 
 from pymongo import read_preferences
 from pymongo.server_description import ServerDescription
-from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
+from pymongo.topology_description import TopologyDescription
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests._sansio.test_sdam import parse_address
-from tests._specifications import cases
+from tests.spec.units_selection import REPLIES, deployment, server
 from txmongokit._sansio.sdam import (
     initial_description,
     server_description,
@@ -25,144 +23,8 @@ from txmongokit._sansio.sdam import (
 )
 from txmongokit._sansio.selection import choose, select_servers, selection_error
 from txmongokit.errors import AutoReconnect, ConfigurationError, OperationFailure
-from txmongokit.options import ClientOptions, parse_options
+from txmongokit.options import parse_options
 from txmongokit.types import Address
-
-EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - as PyMongo decodes dates
-TYPES: Mapping[str, dict[str, Any]] = {
-    "RSPrimary": {"isWritablePrimary": True, "setName": "rs"},
-    "RSSecondary": {"secondary": True, "setName": "rs"},
-    "RSArbiter": {"arbiterOnly": True, "setName": "rs"},
-    "RSOther": {"hidden": True, "setName": "rs"},
-    "Mongos": {"isWritablePrimary": True, "msg": "isdbgrid"},
-    "Standalone": {"isWritablePrimary": True},
-}
-UNLIMITED = 1e6
-
-
-def server(case: Mapping[str, Any], names: list[str]) -> ServerDescription:
-    """A server as a test of the specification describes it."""
-    address = parse_address(case["address"])
-    if case["type"] not in TYPES:
-        return unknown_server(address, AutoReconnect("not reached"))
-    reply = {
-        "ok": 1,
-        "hosts": names,
-        "tags": case.get("tags", {}),
-        "minWireVersion": 0,
-        "maxWireVersion": case.get("maxWireVersion", 21),
-        **TYPES[case["type"]],
-    }
-    if "lastWrite" in case:
-        milliseconds = int(case["lastWrite"]["lastWriteDate"])
-        date = EPOCH + datetime.timedelta(milliseconds=milliseconds)
-        reply["lastWrite"] = {"lastWriteDate": date}
-    seen = server_description(address, reply, case.get("avg_rtt_ms", 0) / 1000.0)
-    # When a server was seen is the clock's; here it is the test's.
-    seen._last_update_time = case.get("lastUpdateTime", 0) / 1000.0
-    return seen
-
-
-def deployment(
-    case: Mapping[str, Any], local_threshold: float, heartbeat: float = 10.0
-) -> TopologyDescription:
-    """A deployment as a test of the specification describes it."""
-    names = [each["address"] for each in case["servers"]]
-    servers = {parse_address(each["address"]): server(each, names) for each in case["servers"]}
-    options = ClientOptions(
-        seeds=tuple(servers) or (("none", 1),),
-        local_threshold=local_threshold,
-        heartbeat_frequency=heartbeat,
-    )
-    settings = initial_description(options)._topology_settings
-    kind = getattr(TOPOLOGY_TYPE, case["type"])
-    name = "rs" if case["type"].startswith("ReplicaSet") else None
-    return TopologyDescription(kind, servers, name, None, None, settings)
-
-
-def preference(case: Mapping[str, Any]) -> Any:
-    """A read preference as a test of the specification describes it."""
-    mode = case.get("mode", "Primary")
-    kind: Any = getattr(read_preferences, mode[0].upper() + mode[1:])
-    tags = case.get("tag_sets")
-    staleness = case.get("maxStalenessSeconds", -1)
-    if kind is read_preferences.Primary:
-        if (tags and tags != [{}]) or staleness > 0:
-            raise ConfigurationError("primary goes with neither tags nor staleness")
-        return kind()
-    return kind(tag_sets=tags, max_staleness=staleness)
-
-
-class SpecificationTests(SynchronousTestCase):
-    """
-    The specifications' cases.
-    """
-
-    def check(self, name: str, case: Mapping[str, Any]) -> None:
-        """The servers that suit, and those within the window."""
-        heartbeat = case.get("heartbeatFrequencyMS", 10000) / 1000.0
-        deprioritized = tuple(
-            parse_address(each["address"]) for each in case.get("deprioritized_servers", ())
-        )
-        for key, threshold in (("suitable_servers", UNLIMITED), ("in_latency_window", 0.015)):
-            selected = select_servers(
-                deployment(case["topology_description"], threshold, heartbeat),
-                writable=case.get("operation") == "write",
-                read_preference=preference(case.get("read_preference", {})),
-                local_threshold=threshold,
-                deprioritized=deprioritized,
-            )
-            self.assertEqual(
-                sorted(each.address for each in selected),
-                sorted(parse_address(each["address"]) for each in case[key]),
-                f"{name}: {key}",
-            )
-
-    def test_server_selection(self) -> None:
-        """Read preferences, tags and avoided servers."""
-        checked = 0
-        for name, case in cases("server-selection/tests/server_selection"):
-            # Load balancers are not supported.
-            if case["topology_description"]["type"] != "LoadBalanced":
-                self.check(name, case)
-                checked += 1
-        self.assertGreater(checked, 50)
-
-    def test_max_staleness(self) -> None:
-        """Secondaries that lag behind too far."""
-        refused = 0
-        for name, case in cases("max-staleness/tests"):
-            if case.get("error"):
-                self.assertRaises((ConfigurationError, ValueError), self.check, name, case)
-                refused += 1
-            else:
-                self.check(name, case)
-        self.assertGreater(refused, 0)
-
-    def test_in_window(self) -> None:
-        """Servers are chosen as often as they should, with a given seed."""
-        for name, case in cases("server-selection/tests/in_window"):
-            counts = {
-                parse_address(each["address"]): each["operation_count"]
-                for each in case["mocked_topology_state"]
-            }
-            candidates = select_servers(
-                deployment(case["topology_description"], 0.015),
-                writable=False,
-                read_preference=read_preferences.Nearest(),
-                local_threshold=0.015,
-            )
-            random = Random(1)
-            chosen = Counter(
-                choose(candidates, counts.__getitem__, random).address
-                for _ in range(case["iterations"])
-            )
-            outcome = case["outcome"]
-            for address, wanted in outcome["expected_frequencies"].items():
-                frequency = chosen[parse_address(address)] / case["iterations"]
-                tolerance = 0 if wanted in (0, 1) else outcome["tolerance"]
-                self.assertLessEqual(abs(frequency - wanted), tolerance, name)
-
 
 SET: Mapping[str, Any] = {
     "type": "ReplicaSetWithPrimary",
@@ -284,7 +146,7 @@ class SelectionErrorTests(SynchronousTestCase):
 
     def test_other_set(self) -> None:
         """The wrong replica set is named."""
-        reply = {"ok": 1, "hosts": ["a:27017"], "maxWireVersion": 17, **TYPES["RSPrimary"]}
+        reply = {"ok": 1, "hosts": ["a:27017"], "maxWireVersion": 17, **REPLIES["RSPrimary"]}
         seen = server_description(("a", 27017), reply, 0.01)
         text = selection_error(self.description("a/?replicaSet=other", seen), "a primary")
         self.assertIn("'other'", text)
@@ -292,7 +154,7 @@ class SelectionErrorTests(SynchronousTestCase):
 
     def test_other_set_directly(self) -> None:
         """So it is where the connection is direct, with the set's real name."""
-        reply = {"ok": 1, "hosts": ["a:27017"], "maxWireVersion": 17, **TYPES["RSPrimary"]}
+        reply = {"ok": 1, "hosts": ["a:27017"], "maxWireVersion": 17, **REPLIES["RSPrimary"]}
         seen = server_description(("a", 27017), reply, 0.01)
         uri = "a/?replicaSet=other&directConnection=true"
         text = selection_error(self.description(uri, seen), "a primary")
