@@ -43,6 +43,7 @@ API = (
     "transactions",
     "sessions",
     "scope",
+    "exhaust",
     "cursor",
     "changestream",
     "collection",

@@ -130,24 +130,22 @@ class ChangeStream(Generic[DocumentT]):
         if isinstance(pipeline, (str, bytes, Mapping)) or not isinstance(pipeline, Sequence):
             raise TypeError(f"pipeline must be a list of stages, not {type(pipeline).__name__}")
         check_await_time(options, max_await_time_ms)
-        stage = {
-            "fullDocument": full_document,
-            "fullDocumentBeforeChange": full_document_before_change,
-            "showExpandedEvents": show_expanded_events,
-            "allChangesForCluster": whole_deployment or None,
-        }
-        start = {
-            "startAfter": start_after,
-            "resumeAfter": resume_after,
-            "startAtOperationTime": start_at_operation_time,
-        }
         self._runner = runner
         self._place = database, collection
         self._options = options
         self._pipeline = list(pipeline)
         self._session = session
-        self._stage = {name: value for name, value in stage.items() if value is not None}
-        self._start = {name: value for name, value in start.items() if value is not None}
+        self._stage = _given(
+            fullDocument=full_document,
+            fullDocumentBeforeChange=full_document_before_change,
+            showExpandedEvents=show_expanded_events,
+            allChangesForCluster=whole_deployment or None,
+        )
+        self._start = _given(
+            startAfter=start_after,
+            resumeAfter=resume_after,
+            startAtOperationTime=start_at_operation_time,
+        )
         self._arguments = {"batch_size": batch_size, "collation": collation, "comment": comment}
         self._max_await_time_ms = max_await_time_ms
         self._token: Any = start_after if start_after is not None else resume_after
@@ -473,6 +471,10 @@ class ChangeStream(Generic[DocumentT]):
             self._token = token
             self._operation_time = None
         self._see_whether_over()
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class _Watch(Aggregate):

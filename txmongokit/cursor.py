@@ -18,14 +18,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import bson
 from pymongo import CursorType
-from pymongo.server_type import SERVER_TYPE
 from twisted.internet.defer import Deferred, succeed
-from twisted.python.failure import Failure
 
 from txmongokit._sansio.commands.arguments import CollationIn, Hint, Keys, Projection
-from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch, Request
+from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
+from txmongokit._sansio.commands.explain import Explain
 from txmongokit._sansio.commands.read import (
     AggregateWrite,
     CursorCommand,
@@ -43,9 +41,10 @@ from txmongokit.errors import (
     NotPrimaryError,
     OperationFailure,
 )
+from txmongokit.exhaust import ExhaustStream
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
-from txmongokit.types import Address, ConnectionInfo
+from txmongokit.types import Address
 
 __all__ = ["CommandCursor", "Cursor", "TimeoutMode", "check_await_time"]
 
@@ -54,8 +53,6 @@ ResultT = TypeVar("ResultT")
 
 # CursorNotFound, QueryPlanKilled, CursorKilled: the server has let it go.
 _GONE = frozenset({43, 175, 237})
-# Batches that an exhaust cursor holds before it lets the server wait.
-_STREAM_DEPTH = 2
 _EXHAUST_WIRE_VERSION = 9
 _EXHAUST_LIMIT = "an exhaust cursor cannot have a limit: leave one of the two out"
 
@@ -114,7 +111,7 @@ def _abandon(
     options: CommandOptions,
     session: SessionState | None,
     implicit: bool,
-    stream: _Stream | None,
+    stream: ExhaustStream | None,
 ) -> None:
     """Clean up after a cursor that nobody has any more."""
     if stream is not None:
@@ -123,79 +120,6 @@ def _abandon(
     if implicit and session is not None:
         held = session
         killed.addCallback(lambda _: runner.release_session(held))
-
-
-class _Stream:
-    """
-    What a server streams to an exhaust cursor, a few batches ahead of its
-    reader.
-    """
-
-    def __init__(self) -> None:
-        self._batches: deque[CursorBatch] = deque()
-        self._reader: Deferred[None] | None = None
-        self._paused: Deferred[None] | None = None
-        self._failure: Failure | None = None
-        self._ended = False
-        self._stopped = False
-        self._streaming: Deferred[None] | None = None
-
-    def start(
-        self, runner: IOperationRunner, command: GetMore, session: SessionState | None
-    ) -> None:
-        """Let the server begin."""
-        streaming: Deferred[None] = runner.stream(command, session, self._arrived)
-        self._streaming = streaming
-        streaming.addCallbacks(self._end, self._fail)
-
-    def _arrived(self, batch: CursorBatch) -> Deferred[None] | None:
-        if self._stopped:
-            return None
-        self._batches.append(batch)
-        self._wake()
-        if len(self._batches) < _STREAM_DEPTH:
-            return None
-        self._paused = Deferred()
-        return self._paused
-
-    def _end(self, _: object) -> None:
-        self._ended = True
-        self._wake()
-
-    def _fail(self, failure: Failure) -> None:
-        if not self._stopped:
-            self._failure = failure
-        self._end(None)
-
-    def _wake(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.callback(None)
-
-    async def next(self) -> CursorBatch | None:
-        """The next batch; C{None} if the server has ended the stream."""
-        while not self._batches:
-            if self._failure is not None:
-                self._failure.raiseException()
-            if self._ended:
-                return None
-            self._reader = Deferred()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        batch = self._batches.popleft()
-        paused, self._paused = self._paused, None
-        if paused is not None:
-            paused.callback(None)
-        return batch
-
-    def stop(self) -> None:
-        """Close the connection, unless the server has ended the stream."""
-        self._stopped = True
-        self._batches.clear()
-        if self._streaming is not None and not self._ended:
-            self._streaming.cancel()
 
 
 class CommandCursor(Generic[DocumentT]):
@@ -291,7 +215,7 @@ class CommandCursor(Generic[DocumentT]):
         self._raw = False
         self._exhaust = False
         self._awaits = True
-        self._stream: _Stream | None = None
+        self._stream: ExhaustStream | None = None
         self._limit = 0
         self._ends: float | None = None
         self._whole: Deferred[list[DocumentT]] | None = None
@@ -482,7 +406,7 @@ class CommandCursor(Generic[DocumentT]):
     async def _streamed(self, deadline: float | None) -> CursorBatch:
         while True:
             if self._stream is None:
-                self._stream = _Stream()
+                self._stream = ExhaustStream()
                 self._stream.start(self._runner, self._get_more(deadline), self._session)
             batch = await self._stream.next()
             if batch is not None:
@@ -813,7 +737,7 @@ class Cursor(CommandCursor[DocumentT]):
         self._find()  # Wrong arguments are errors at once.
 
     def _find(self) -> Find:
-        command = _Find(
+        command = Find(
             self._database,
             self._collection,
             self._options,
@@ -1045,7 +969,7 @@ class Cursor(CommandCursor[DocumentT]):
         @return: fires with the server's reply.  The cursor is not started.
         """
         explained: Deferred[dict[str, Any]] = self._runner.run(
-            _Explain(self._database, self._options, self._find()), self._session
+            Explain(self._database, self._options, self._find()), self._session
         )
         return explained
 
@@ -1066,55 +990,3 @@ class Cursor(CommandCursor[DocumentT]):
             self._session,
         )
         return found
-
-
-class _Find(Find):
-    """
-    A find that knows which server it went to.
-    """
-
-    exhaust = False
-    wire_version = 0
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """
-        @raise InvalidOperation: the server cannot stream.
-        """
-        self.wire_version = info.max_wire_version
-        if self.exhaust and info.server_type == SERVER_TYPE.Mongos:
-            raise InvalidOperation("a mongos has no exhaust cursors: use another cursor_type")
-        return super().build(info)
-
-
-class _Explain(Command[dict[str, Any]]):
-    """
-    C{explain} of a find.
-    """
-
-    name = "explain"
-    follows_read_preference = True
-
-    def __init__(self, database: str, options: CommandOptions, find: Find) -> None:
-        super().__init__(database, options)
-        self._find = find
-
-    @property
-    def namespace(self) -> str:
-        """The find's."""
-        return self._find.namespace
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The find within; its time limit is that of the whole."""
-        find = self._find.build(info).body
-        body = {"explain": find}
-        if "maxTimeMS" in find:
-            body["maxTimeMS"] = find.pop("maxTimeMS")
-        return Request({**body, "verbosity": "allPlansExecution"})
-
-    def decode(self, raw: bytes) -> dict[str, Any]:
-        """The reply, by the command's codec options."""
-        return bson.decode(raw, self.options.codec_options)
-
-    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
-        """The reply itself."""
-        return reply

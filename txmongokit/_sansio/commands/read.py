@@ -12,13 +12,14 @@ from typing import Any
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.int64 import Int64
+from pymongo.server_type import SERVER_TYPE
 
 from txmongokit import rawbson
 from txmongokit._pymongo import decode_selective
 from txmongokit._sansio.commands.arguments import add_options
 from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch, Request
 from txmongokit._sansio.commands.write import raise_write_concern_error
-from txmongokit.errors import ProtocolError
+from txmongokit.errors import InvalidOperation, ProtocolError
 from txmongokit.types import Address, ConnectionInfo
 
 __all__ = [
@@ -165,11 +166,15 @@ class Find(CursorCommand):
         single batch, 0 for all.
     @param batch_size: documents in the first batch.
     @param arguments: the other options, by their Python names.
+    @ivar exhaust: whether the server will be asked to stream.
+    @ivar wire_version: of the server that it was sent to.
     """
 
     name = "find"
     is_read = True
     retryable = True
+    exhaust = False
+    wire_version = 0
 
     def __init__(
         self,
@@ -197,7 +202,14 @@ class Find(CursorCommand):
         super().__init__(database, collection, options, body, raw=raw)
 
     def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, without what this server ignores."""
+        """
+        The same document each time, without what this server ignores.
+
+        @raise InvalidOperation: the server cannot stream.
+        """
+        if self.exhaust and info.server_type == SERVER_TYPE.Mongos:
+            raise InvalidOperation("a mongos has no exhaust cursors: use another cursor_type")
+        self.wire_version = info.max_wire_version
         body = dict(self._body)
         if "oplogReplay" in body and info.max_wire_version >= 9:
             # From 4.4 on the server optimises by itself and warns about the flag.
