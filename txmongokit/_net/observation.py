@@ -86,7 +86,7 @@ class CommandEvent:
         self,
         name: str,
         database: str,
-        body: Mapping[str, Any],
+        body: dict[str, Any],
         request_id: int,
         operation_id: int | None,
         address: Address,
@@ -122,9 +122,7 @@ class Observer:
     @param listeners: instances of L{pymongo.monitoring}'s listener classes,
         besides those that C{pymongo.monitoring.register} knows by now.
     @param topology_id: what the events of one client have in common.
-    @param settings: what is logged.
-    @param log_observer: where logs go; C{twisted.logger}'s global publisher
-        by default.
+    @param log: where what happens is logged; C{None} for nowhere.
 
     @ivar commands: whether anybody is told of commands.
     @ivar pools: of pools and their connections.
@@ -138,7 +136,6 @@ class Observer:
         "_command_listeners",
         "_command_log",
         "_heartbeat_listeners",
-        "_limit",
         "_pool_listeners",
         "_pool_log",
         "_selection_log",
@@ -146,7 +143,6 @@ class Observer:
         "_topology_id",
         "_topology_listeners",
         "_topology_log",
-        "_waiting_log",
         "commands",
         "heartbeats",
         "pools",
@@ -161,8 +157,7 @@ class Observer:
         self,
         listeners: Sequence[Any],
         topology_id: ObjectId,
-        settings: LogSettings | None = None,
-        log_observer: ILogObserver | None = None,
+        log: StructuredLog | None = None,
     ) -> None:
         # One that is registered and given is told once.
         everyone = {id(each): each for each in (*registered_listeners(), *listeners)}.values()
@@ -170,32 +165,23 @@ class Observer:
         def of(kind: type) -> tuple[Any, ...]:
             return tuple(each for each in everyone if isinstance(each, kind))
 
-        if settings is None:
-            settings = LogSettings()
-
-        def log(component: str, severity: str = "debug") -> Logger | None:
-            if not settings.logs(component, severity):
-                return None
-            return Logger(namespace=f"txmongokit.{component}", observer=log_observer)
-
         self._topology_id = topology_id
-        self._limit = settings.max_document_length
         self._command_listeners = of(monitoring.CommandListener)
         self._pool_listeners = of(monitoring.ConnectionPoolListener)
         self._server_listeners = of(monitoring.ServerListener)
         self._heartbeat_listeners = of(monitoring.ServerHeartbeatListener)
         self._topology_listeners = of(monitoring.TopologyListener)
-        self._command_log = log("command")
-        self._pool_log = log("connection")
-        self._topology_log = log("topology")
-        self._selection_log = log("serverSelection")
-        self._waiting_log = log("serverSelection", "info")
+        # One for each component, or None.
+        self._command_log = log if log is not None and log.commands else None
+        self._pool_log = log if log is not None and log.connections else None
+        self._topology_log = log if log is not None and log.topology else None
+        self._selection_log = log if log is not None and log.selections else None
         self.commands = bool(self._command_listeners or self._command_log)
         self.pools = bool(self._pool_listeners or self._pool_log)
         self.servers = bool(self._server_listeners or self._topology_log)
         self.heartbeats = bool(self._heartbeat_listeners or self._topology_log)
         self.topologies = bool(self._topology_listeners or self._topology_log)
-        self.selections = bool(self._selection_log or self._waiting_log)
+        self.selections = self._selection_log is not None
 
     # Commands.
 
@@ -205,8 +191,10 @@ class Observer:
         """
         if not self.commands:
             return
-        # Of a sensitive one, nothing but its name gets any further.
-        body = {call.name: 1} if call.sensitive else call.body
+        # Of a sensitive one nothing but its name gets any further, and the
+        # field by which PyMongo knows that it is to show nothing.
+        hidden: dict[str, Any] = {call.name: 1, "speculativeAuthenticate": {}}
+        body = hidden if call.sensitive else call.body
         if self._command_listeners:
             event = monitoring.CommandStartedEvent(
                 body,
@@ -216,16 +204,12 @@ class Observer:
                 call.operation_id,
                 server_connection_id=call.server_connection_id,
             )
-            if call.sensitive and event.command:
-                event = _Redacted(event)  # type: ignore[assignment]  # it looks like one
             self._tell(self._command_listeners, "started", event)
         if self._command_log:
             self._write_command(
                 "Command started",
                 call,
-                f'Command "{{commandName}}" started on database "{{databaseName}}" '
-                f"{_on_connection(call)}. Command: {{command}}",
-                command="{}" if call.sensitive else self._shown(body),
+                command="{}" if call.sensitive else self._command_log.document(body),
             )
 
     def command_succeeded(self, call: CommandEvent, reply: dict[str, Any], duration: float) -> None:
@@ -254,10 +238,8 @@ class Observer:
             self._write_command(
                 "Command succeeded",
                 call,
-                f'Command "{{commandName}}" succeeded on database "{{databaseName}}" in '
-                f"{{durationMS}} ms {_on_connection(call)}. Command reply: {{reply}}",
                 durationMS=_milliseconds(duration),
-                reply=self._shown(reply),
+                reply=self._command_log.document(reply),
             )
 
     def command_failed(self, call: CommandEvent, failure: dict[str, Any], duration: float) -> None:
@@ -288,10 +270,8 @@ class Observer:
             self._write_command(
                 "Command failed",
                 call,
-                f'Command "{{commandName}}" failed on database "{{databaseName}}" in '
-                f"{{durationMS}} ms {_on_connection(call)}. Error: {{failure}}",
                 durationMS=_milliseconds(duration),
-                failure=self._shown(failure),
+                failure=self._command_log.document(failure),
             )
 
     # Pools.
@@ -303,10 +283,7 @@ class Observer:
         @param options: those that are not as usual, by their URI names.
         """
         self._tell_pool("pool_created", monitoring.PoolCreatedEvent, address, dict(options))
-        if self._pool_log:
-            shown = "".join(f" {name}={{{name}}}" for name in options)
-            text = f"Connection pool created for {_place(address)}{':' if shown else ''}{shown}"
-            _write(self._pool_log, "Connection pool created", text, address, **options)
+        self._write_pool("Connection pool created", address, **options)
 
     def pool_ready(self, address: Address) -> None:
         """
@@ -341,7 +318,7 @@ class Observer:
                 address,
                 serviceId=None if service_id is None else str(service_id),
                 interruptInUseConnections=interrupt_in_use or None,
-                error=None if cause is None else self._error(cause),
+                error=None if cause is None else self._pool_log.error(cause),
             )
 
     def pool_closed(self, address: Address) -> None:
@@ -391,7 +368,7 @@ class Observer:
         if self._pool_log:
             shown = None
             if reason == ConnectionClosedReason.ERROR:
-                shown = reason if error is None else self._error(error)
+                shown = reason if error is None else self._pool_log.error(error)
             self._write_pool(
                 "Connection closed",
                 address,
@@ -429,7 +406,7 @@ class Observer:
         if self._pool_log:
             shown = None
             if reason == ConnectionCheckOutFailedReason.CONN_ERROR:
-                shown = reason if error is None else self._error(error)
+                shown = reason if error is None else self._pool_log.error(error)
             self._write_pool(
                 "Connection checkout failed",
                 address,
@@ -476,7 +453,7 @@ class Observer:
         if self._server_listeners:
             event = monitoring.ServerOpeningEvent(address, self._topology_id)
             self._tell(self._server_listeners, "opened", event)
-        self._write_server("Starting server monitoring", "Starting monitoring for server", address)
+        self._write_topology("Starting server monitoring", address)
 
     def server_closed(self, address: Address) -> None:
         """
@@ -485,7 +462,7 @@ class Observer:
         if self._server_listeners:
             event = monitoring.ServerClosedEvent(address, self._topology_id)
             self._tell(self._server_listeners, "closed", event)
-        self._write_server("Stopped server monitoring", "Stopped monitoring for server", address)
+        self._write_topology("Stopped server monitoring", address)
 
     def server_changed(self, previous: ServerDescription, new: ServerDescription) -> None:
         """
@@ -504,10 +481,7 @@ class Observer:
         if self._topology_listeners:
             event = monitoring.TopologyOpenedEvent(self._topology_id)
             self._tell(self._topology_listeners, "opened", event)
-        self._write_topology(
-            "Starting topology monitoring",
-            "Starting monitoring for topology with ID {topologyId}",
-        )
+        self._write_topology("Starting topology monitoring")
 
     def topology_changed(self, previous: TopologyDescription, new: TopologyDescription) -> None:
         """
@@ -519,8 +493,6 @@ class Observer:
         if self._topology_log:
             self._write_topology(
                 "Topology description changed",
-                "Description changed for topology with ID {topologyId}. Previous description: "
-                "{previousDescription}. New description: {newDescription}",
                 previousDescription=repr(previous),
                 newDescription=repr(new),
             )
@@ -532,9 +504,7 @@ class Observer:
         if self._topology_listeners:
             event = monitoring.TopologyClosedEvent(self._topology_id)
             self._tell(self._topology_listeners, "closed", event)
-        self._write_topology(
-            "Stopped topology monitoring", "Stopped monitoring for topology with ID {topologyId}"
-        )
+        self._write_topology("Stopped topology monitoring")
 
     # Heartbeats.
 
@@ -556,15 +526,13 @@ class Observer:
         if self._heartbeat_listeners:
             event = monitoring.ServerHeartbeatStartedEvent(address, awaited)
             self._tell(self._heartbeat_listeners, "started", event)
-        if self._topology_log:
-            self._write_heartbeat(
-                "Server heartbeat started",
-                "Heartbeat started for",
-                address,
-                awaited=awaited,
-                driverConnectionId=driver_connection_id,
-                serverConnectionId=server_connection_id,
-            )
+        self._write_topology(
+            "Server heartbeat started",
+            address,
+            awaited=awaited,
+            driverConnectionId=driver_connection_id,
+            serverConnectionId=server_connection_id,
+        )
 
     def heartbeat_succeeded(
         self,
@@ -588,15 +556,14 @@ class Observer:
             )
             self._tell(self._heartbeat_listeners, "succeeded", event)
         if self._topology_log:
-            self._write_heartbeat(
+            self._write_topology(
                 "Server heartbeat succeeded",
-                "Heartbeat succeeded in {durationMS} ms for",
                 address,
                 awaited=awaited,
                 driverConnectionId=driver_connection_id,
                 serverConnectionId=server_connection_id,
                 durationMS=_milliseconds(duration),
-                reply=self._shown(reply),
+                reply=self._topology_log.document(reply),
             )
 
     def heartbeat_failed(
@@ -618,15 +585,14 @@ class Observer:
             event = monitoring.ServerHeartbeatFailedEvent(duration, error, address, awaited)
             self._tell(self._heartbeat_listeners, "failed", event)
         if self._topology_log:
-            self._write_heartbeat(
+            self._write_topology(
                 "Server heartbeat failed",
-                "Heartbeat failed in {durationMS} ms for",
                 address,
                 awaited=awaited,
                 driverConnectionId=driver_connection_id,
                 serverConnectionId=server_connection_id,
                 durationMS=_milliseconds(duration),
-                failure=self._error(error),
+                failure=self._topology_log.error(error),
             )
 
     # Selection.
@@ -644,11 +610,8 @@ class Observer:
         @param operation: the command's name.
         @param selector: the read preference, as people read it.
         """
-        _write_selection(
-            self._selection_log,
-            "Server selection started",
-            _Selection(operation, selector, operation_id, description),
-        )
+        told = (operation, selector, operation_id, description)
+        self._write_selection("Server selection started", *told)
 
     def selection_waiting(
         self,
@@ -663,12 +626,10 @@ class Observer:
 
         @param remaining: seconds that are left.
         """
-        _write_selection(
-            self._waiting_log,
+        self._write_selection(
             "Waiting for suitable server to become available",
-            _Selection(operation, selector, operation_id, description),
-            level=LogLevel.info,
-            text="Remaining time: {remainingTimeMS} ms.",
+            *(operation, selector, operation_id, description),
+            at_info=True,
             remainingTimeMS=int(remaining * 1000),
         )
 
@@ -683,15 +644,8 @@ class Observer:
         """
         A server was found.
         """
-        if self._selection_log:
-            _write_selection(
-                self._selection_log,
-                "Server selection succeeded",
-                _Selection(operation, selector, operation_id, description),
-                text=f"Selected server: {_place(address)}.",
-                serverHost=address[0],
-                serverPort=address[1],
-            )
+        told = (operation, selector, operation_id, description)
+        self._write_selection("Server selection succeeded", *told, address=address)
 
     def selection_failed(
         self,
@@ -705,13 +659,9 @@ class Observer:
         No server was found in time.
         """
         if self._selection_log:
-            _write_selection(
-                self._selection_log,
-                "Server selection failed",
-                _Selection(operation, selector, operation_id, description),
-                text="Failure: {failure}.",
-                failure=self._error(failure),
-            )
+            told = (operation, selector, operation_id, description)
+            reason = self._selection_log.error(failure)
+            self._write_selection("Server selection failed", *told, failure=reason)
 
     # Inner workings.
 
@@ -732,12 +682,11 @@ class Observer:
         if self._pool_listeners:
             self._tell(self._pool_listeners, method, kind(address, *details, **options))
 
-    def _write_command(self, message: str, call: CommandEvent, text: str, **fields: Any) -> None:
+    def _write_command(self, message: str, call: CommandEvent, **fields: Any) -> None:
         assert self._command_log is not None
-        _write(
-            self._command_log,
+        self._command_log.tell(
+            "command",
             message,
-            text,
             call.address,
             commandName=call.name,
             databaseName=call.database,
@@ -750,66 +699,34 @@ class Observer:
 
     def _write_pool(self, message: str, address: Address, **fields: Any) -> None:
         if self._pool_log:
-            known = {name: value for name, value in fields.items() if value is not None}
-            shown = "".join(f", {_POOL_TEXTS[name]}" for name in known)
-            text = f"{message}: address={_place(address)}{shown}"
-            _write(self._pool_log, message, text, address, **known)
+            self._pool_log.tell("connection", message, address, **fields)
 
-    def _write_topology(self, message: str, text: str, **fields: Any) -> None:
+    def _write_topology(self, message: str, address: Address | None = None, **fields: Any) -> None:
         if self._topology_log:
-            _write(
-                self._topology_log, message, text, None, topologyId=str(self._topology_id), **fields
+            topology_id = str(self._topology_id)
+            self._topology_log.tell("topology", message, address, topologyId=topology_id, **fields)
+
+    def _write_selection(
+        self,
+        message: str,
+        operation: str,
+        selector: str,
+        operation_id: int | None,
+        description: TopologyDescription,
+        address: Address | None = None,
+        **fields: Any,
+    ) -> None:
+        if self._selection_log:
+            self._selection_log.tell(
+                "serverSelection",
+                message,
+                address,
+                operation=operation,
+                operationId=operation_id,
+                selector=selector,
+                topologyDescription=repr(description),
+                **fields,
             )
-
-    def _write_server(self, message: str, doing: str, address: Address) -> None:
-        if self._topology_log:
-            text = f"{doing} {_place(address)} in topology with ID {{topologyId}}"
-            _write(self._topology_log, message, text, address, topologyId=str(self._topology_id))
-
-    def _write_heartbeat(self, message: str, doing: str, address: Address, **fields: Any) -> None:
-        assert self._topology_log is not None
-        text = f"{doing} {_place(address)}"
-        if fields["driverConnectionId"] is not None:
-            text += " on connection with driver-generated ID {driverConnectionId}"
-            if fields["serverConnectionId"] is not None:
-                text += " and server-generated ID {serverConnectionId}"
-        text += " in topology with ID {topologyId}. Awaited: {awaited}"
-        for name in ("reply", "failure"):
-            if name in fields:
-                text += f". {name.capitalize()}: {{{name}}}"
-        _write(
-            self._topology_log, message, text, address, topologyId=str(self._topology_id), **fields
-        )
-
-    def _shown(self, document: Mapping[str, Any]) -> str:
-        """A document as relaxed extended JSON, no longer than it may be."""
-        part = _Part(self._limit).of(document)
-        try:
-            text = to_extended_json(
-                part, json_options=_JSON_OPTIONS, default=repr, ensure_ascii=False
-            )
-        except Exception:
-            # A user's class that is no BSON by itself, or a date out of range.
-            text = json.dumps(repr(part), ensure_ascii=False)
-        return self._short(text)
-
-    def _error(self, error: Exception) -> str:
-        return self._short(f"{type(error).__name__}: {error}")
-
-    def _short(self, text: str) -> str:
-        return text if len(text) <= self._limit else text[: self._limit] + "..."
-
-
-class _Redacted:
-    """A started event of a sensitive command, where PyMongo does not hide the command."""
-
-    command: Mapping[str, Any] = {}
-
-    def __init__(self, event: monitoring.CommandStartedEvent) -> None:
-        self._event = event
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._event, name)
 
 
 def _milliseconds(seconds: float) -> float:
