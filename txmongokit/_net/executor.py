@@ -571,6 +571,8 @@ class Executor:
         command = call.command
         if command.sends_max_time and not (isinstance(command, RunCommand) and "maxTimeMS" in body):
             body["maxTimeMS"] = max(1, int(left * 1000))
+        elif not command.sends_max_time and command.name != "getMore":
+            body.pop("maxTimeMS", None)
 
     def _add_read_preference(self, call: _Call, body: dict[str, Any], server_type: int) -> None:
         command, preference, session = call.command, call.preference, call.session

@@ -276,6 +276,7 @@ class GetMore(CursorCommand):
     """
 
     name = "getMore"
+    sends_max_time = False
 
     def __init__(
         self,
