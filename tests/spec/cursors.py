@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 from pymongo.errors import PyMongoError
-from twisted.internet.defer import Deferred
 
 from tests.spec.matching import Mismatch
 
@@ -96,8 +95,5 @@ async def open_change_stream(stream: Any) -> CursorEntity:
     """
     Send a change stream's first command.
     """
-    if isinstance(stream, Deferred):
-        stream = await stream
-    elif hasattr(stream, "__aenter__"):
-        await stream.__aenter__()
+    await stream.open()
     return _ChangeStream(stream)

@@ -192,7 +192,10 @@ class Entities:
         if "serverApi" in spec:
             options["server_api"] = _server_api(spec["serverApi"])
         components = spec.get("observeLogMessages")
-        logs = None if components is None else LogBook(components)
+        logs = None
+        if components is not None:
+            logs = LogBook(components)
+            options["log_levels"] = components
         options["log_levels"] = components
         try:
             pool = ConnectionPool(
