@@ -4,218 +4,65 @@ Tests for L{txmongokit.options}.
 
 from __future__ import annotations
 
+import datetime
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.son import SON
 from pymongo import common
+from pymongo.driver_info import DriverInfo
+from pymongo.monitoring import ServerListener
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Nearest, ReadPreference, Secondary
 from pymongo.server_api import ServerApi
 from pymongo.write_concern import WriteConcern
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests._specifications import cases
 from txmongokit.errors import ConfigurationError, InvalidURI
-from txmongokit.options import ClientOptions, Credentials, TLSOptions, parse_options
+from txmongokit.options import (
+    ClientOptions,
+    Credentials,
+    ProxyOptions,
+    SrvOptions,
+    TLSOptions,
+    apply_srv,
+    parse_options,
+    read_client_options,
+)
 
 REFUSED = (ConfigurationError, InvalidURI)
 
-# Valid by the specifications and refused here, and why.
-EXCEPTIONS: Mapping[str, str] = {
-    "authMechanism=GSSAPI": "the mechanism is not supported",
-    "authMechanism=MONGODB-AWS": "the mechanism is not supported",
-    "authMechanism=MONGODB-OIDC": "the mechanism is not supported",
-    "mongodb+srv://": "not supported by this version",
-    "maxAdaptiveRetries": "there are no overload retries whose number it could set",
-    "enableOverloadRetargeting": "there are no overload retries",
-    "serverSelectionTryOnce": "an option of single-threaded drivers",
-    "tlsDisableCertificateRevocationCheck": "PyMongo's grammar does not know it",
-    "tlsCAFile=ca.pem": "the file does not exist",
-    "mongodb://alice@127.0.0.1": "SCRAM needs a password (authentication specification)",
-    "mongodb://alice:@127.0.0.1": "SCRAM needs a password (authentication specification)",
-    "mongodb://%40l%3Ace%2F%3D@": "SCRAM needs a password (authentication specification)",
-    "proxyHost": "proxies are not supported",
-    "loadBalanced=true": "load balancers are not supported",
-}
-
-# The specifications' option names, and where their values are here.
-FIELDS: Mapping[str, tuple[str, float]] = {
-    "appname": ("app_name", 0),
-    "connectTimeoutMS": ("connect_timeout", 1000),
-    "directConnection": ("direct_connection", 0),
-    "heartbeatFrequencyMS": ("heartbeat_frequency", 1000),
-    "localThresholdMS": ("local_threshold", 1000),
-    "maxConnecting": ("max_connecting", 0),
-    "maxIdleTimeMS": ("max_idle_time", 1000),
-    "maxPoolSize": ("max_pool_size", 0),
-    "minPoolSize": ("min_pool_size", 0),
-    "replicaSet": ("replica_set", 0),
-    "retryReads": ("retry_reads", 0),
-    "retryWrites": ("retry_writes", 0),
-    "serverSelectionTimeoutMS": ("server_selection_timeout", 1000),
-    "socketTimeoutMS": ("socket_timeout", 1000),
-    "timeoutMS": ("timeout", 1000),
-    "zlibCompressionLevel": ("zlib_compression_level", 0),
-}
 TLS_FIELDS: Mapping[str, str] = {
     "tlsAllowInvalidCertificates": "allow_invalid_certificates",
     "tlsAllowInvalidHostnames": "allow_invalid_hostnames",
     "tlsCAFile": "ca_file",
+    "tlsCRLFile": "crl_file",
     "tlsCertificateKeyFile": "certificate_key_file",
     "tlsCertificateKeyFilePassword": "certificate_key_file_password",
+    "tlsDisableCertificateRevocationCheck": "disable_certificate_revocation_check",
+    "tlsDisableOCSPEndpointCheck": "disable_ocsp_endpoint_check",
 }
-# Checked by name below, or without an effect.
-UNCHECKED = {"tlsDisableOCSPEndpointCheck", "serverMonitoringMode", "loadBalanced"}
 
 
-def is_exception(uri: str) -> bool:
-    """Whether a valid URI is one that is refused on purpose."""
-    return any(part in uri for part in EXCEPTIONS)
-
-
-class SpecificationTests(SynchronousTestCase):
+class OptionsTestCase(SynchronousTestCase):
     """
-    The specifications' connection strings.
+    What is warned of.
     """
 
-    def check(self, case: Mapping[str, Any]) -> ClientOptions | None:
-        """
-        One URI is taken, or refused with one of PyMongo's errors.  What
-        other drivers warn of is refused here, as nothing is dropped.
-        """
-        uri = case["uri"]
-        try:
-            options = parse_options(uri)
-        except REFUSED as error:
-            self.assertTrue(
-                not case["valid"] or case.get("warning") or is_exception(uri),
-                f"{case['description']}: {uri}: {error}",
-            )
-            return None
-        self.assertTrue(
-            case["valid"] and not case.get("warning") and not is_exception(uri),
-            f"{case['description']}: {uri} was taken",
-        )
-        return options
-
-    def test_uri_options(self) -> None:
-        """Every valid option ends up in its field."""
-        checked = set()
-        for _, file in cases("uri-options/tests"):
-            for case in file["tests"]:
-                options = self.check(case)
-                if options is not None:
-                    for name, value in case["options"].items():
-                        self.check_option(options, name, value, case["uri"])
-                        checked.add(name)
-        self.assertGreater(len(checked), 12)
-
-    def check_option(self, options: ClientOptions, name: str, value: Any, uri: str) -> None:
-        """One option has its value."""
-        if name in UNCHECKED:
-            return
-        if name in FIELDS:
-            field, scale = FIELDS[name]
-            actual = getattr(options, field)
-            self.assertEqual(actual * scale if scale else actual, value, uri)
-        elif name in TLS_FIELDS and options.tls is not None:
-            self.assertEqual(getattr(options.tls, TLS_FIELDS[name]), value, uri)
-        elif name in ("tls", "ssl", *TLS_FIELDS, "tlsInsecure"):
-            self.assertEqual(options.tls is not None, value, uri)
-        else:
-            self.assertEqual(other_options(options)[name], value, uri)
-
-    def test_connection_strings(self) -> None:
-        """Hosts, user, password and database."""
-        for _, file in cases("connection-string/tests"):
-            for case in file["tests"]:
-                options = self.check(case)
-                if options is None:
-                    continue
-                seeds = [(each["host"], each["port"]) for each in case["hosts"] or ()]
-                if seeds:
-                    # PyMongo's grammar: what ends in .sock is a socket.
-                    wanted = [
-                        (host.lower(), None if host.endswith(".sock") else port or 27017)
-                        for host, port in seeds
-                    ]
-                    actual = [(host.lower(), port) for host, port in options.seeds]
-                    self.assertEqual(actual, wanted, case["uri"])
-                self.check_auth(options, case["auth"], case["uri"])
-
-    def check_auth(self, options: ClientOptions, auth: Any, uri: str) -> None:
-        """A URI's user is the one that logs in."""
-        if auth is None or auth["username"] is None:
-            self.assertIsNone(options.credentials, uri)
-            return
-        assert options.credentials is not None
-        # PyMongo's users escape with quote_plus, which makes a space a plus.
-        for name in ("username", "password"):
-            wanted = auth[name] and auth[name].replace("+", " ")
-            self.assertEqual(getattr(options.credentials, name), wanted, uri)
-        self.assertEqual(options.default_database, auth["db"], uri)
-
-    def test_credentials(self) -> None:
-        """The authentication specification's sources and mechanisms."""
-        logged_in = 0
-        for _, file in cases("auth/tests/legacy", "connection-string.json"):
-            for case in file["tests"]:
-                options = self.check(case)
-                if options is None or case.get("credential") is None:
-                    continue
-                wanted = case["credential"]
-                self.assertEqual(
-                    options.credentials,
-                    Credentials(
-                        wanted["username"],
-                        wanted["password"],
-                        wanted["source"],
-                        wanted["mechanism"] or "DEFAULT",
-                    ),
-                    case["uri"],
-                )
-                logged_in += 1
-        self.assertGreater(logged_in, 15)
-
-    def test_concerns(self) -> None:
-        """Read and write concerns become PyMongo's objects."""
-        for _, file in cases("read-write-concern/tests/connection-string"):
-            for case in file["tests"]:
-                options = self.check(case)
-                if options is None:
-                    continue
-                if "readConcern" in case:
-                    self.assertEqual(options.read_concern.document, case["readConcern"])
-                if "writeConcern" in case:
-                    wanted = dict(case["writeConcern"])
-                    for ours, theirs in (("wtimeout", "wtimeoutMS"), ("j", "journal")):
-                        if theirs in wanted:
-                            wanted[ours] = wanted.pop(theirs)
-                    self.assertEqual(options.write_concern.document, wanted)
-
-
-def other_options(options: ClientOptions) -> dict[str, Any]:
-    """What the specifications' options say that are not in one field."""
-    credentials, preference = options.credentials, options.read_preference
-    return {
-        "authMechanism": credentials and credentials.mechanism,
-        "authSource": credentials and credentials.source,
-        "compressors": list(options.compressors),
-        "readConcernLevel": options.read_concern.level,
-        "readPreference": preference.name[0].lower() + preference.name[1:]
-        if hasattr(preference, "name")
-        else preference.mongos_mode,
-        "readPreferenceTags": list(preference.tag_sets),
-        "maxStalenessSeconds": preference.max_staleness,
-        "w": options.write_concern.document.get("w"),
-        "wTimeoutMS": options.write_concern.document.get("wtimeout"),
-        "journal": options.write_concern.document.get("j"),
-    }
+    def warned(self, uri: str, **kwargs: Any) -> tuple[ClientOptions, list[str]]:
+        """The options, and the warnings that they gave."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            options = parse_options(uri, **kwargs)
+        for each in caught:
+            self.assertIs(each.category, UserWarning)
+            self.assertEqual(each.filename, __file__)
+        return options, [str(each.message) for each in caught]
 
 
 class HostTests(SynchronousTestCase):
@@ -239,12 +86,6 @@ class HostTests(SynchronousTestCase):
     def test_database(self) -> None:
         """The path names the default database."""
         self.assertEqual(parse_options("h/db").default_database, "db")
-
-    def test_srv(self) -> None:
-        """SRV is refused before anything is looked up, without the password."""
-        error = self.assertRaises(ConfigurationError, parse_options, "mongodb+srv://u:hunter2@h/")
-        self.assertIn("list the hosts", str(error))
-        self.assertNotIn("hunter2", str(error))
 
     def test_direct_connection(self) -> None:
         """A direct connection is to one host."""
@@ -279,12 +120,19 @@ class DefaultTests(SynchronousTestCase):
 
     def test_no_limit(self) -> None:
         """Zero means no limit where the specifications say so."""
-        options = parse_options("h", timeoutMS=0, socketTimeoutMS=0)
-        self.assertIsNone(options.timeout)
+        options = parse_options("h", socketTimeoutMS=0, connectTimeoutMS=0, maxIdleTimeMS=0)
         self.assertIsNone(options.socket_timeout)
+        self.assertIsNone(options.connect_timeout)
+        self.assertIsNone(options.max_idle_time)
+
+    def test_operation_timeout(self) -> None:
+        """No C{timeoutMS} is another thing than one of 0, which sets its rules into force."""
+        self.assertIsNone(parse_options("h").timeout)
+        self.assertEqual(parse_options("h", timeoutMS=0).timeout, 0.0)
+        self.assertEqual(parse_options("h/?timeoutMS=1500").timeout, 1.5)
 
 
-class KeywordTests(SynchronousTestCase):
+class KeywordTests(OptionsTestCase):
     """
     Options as keyword arguments.
     """
@@ -370,8 +218,71 @@ class KeywordTests(SynchronousTestCase):
         options = parse_options("mongodb://x:y@h/db", username="u@", password="p/:")
         self.assertEqual(options.credentials, Credentials("u@", "p/:", "db", "DEFAULT"))
 
+    def test_names(self) -> None:
+        """Keyword arguments have the URI's names, in any case, or PyMongo's."""
+        for keywords, field, value in (
+            ({"MAXPOOLSIZE": 3}, "max_pool_size", 3),
+            ({"max_pool_size": 3}, "max_pool_size", 3),
+            ({"app_name": "x"}, "app_name", "x"),
+            ({"appname": "x"}, "app_name", "x"),
+            ({"max_adaptive_retries": 5}, "max_adaptive_retries", 5),
+            ({"enable_overload_retargeting": True}, "enable_overload_retargeting", True),
+            ({"server_monitoring_mode": "poll"}, "server_monitoring_mode", "poll"),
+            ({"wait_queue_timeout_ms": 70}, "wait_queue_timeout", 0.07),
+            ({"maxPoolSize": float("inf")}, "max_pool_size", 0),
+            ({"maxPoolSize": 5.0}, "max_pool_size", 5),
+            ({"w": "2"}, "write_concern", WriteConcern(2)),
+            ({"w": "mine"}, "write_concern", WriteConcern("mine")),
+        ):
+            options, notes = self.warned("h", **keywords)
+            self.assertEqual((getattr(options, field), notes), (value, []), keywords)
 
-class CompressorTests(SynchronousTestCase):
+    def test_driver(self) -> None:
+        """A driver on top of this one names itself, and selects servers as it likes."""
+        driver = DriverInfo("mine", "1")
+        options = parse_options("h", driver=driver, server_selector=list)
+        self.assertEqual(options.driver, driver)
+        self.assertIs(options.server_selector, list)
+        self.assertRaises(ConfigurationError, parse_options, "h", driver="mine")
+        self.assertRaises(TypeError, parse_options, "h", server_selector=3)
+
+    def test_listeners(self) -> None:
+        """Listeners are instances of PyMongo's classes, and nothing else."""
+        listener = ServerListener()
+        self.assertEqual(
+            parse_options("h", event_listeners=[listener]).event_listeners, (listener,)
+        )
+        self.assertEqual(parse_options("h", event_listeners=()).event_listeners, ())
+        for wrong in (listener, [object()], [ServerListener], "x"):
+            error = self.assertRaises(TypeError, parse_options, "h", event_listeners=wrong)
+            self.assertIn("listener", str(error))
+
+    def test_sharing(self) -> None:
+        """An explicit size of the pool turns sharing off, unless it is asked for."""
+        for keywords, depth in (
+            ({}, None),
+            ({"maxPoolSize": 100}, 1),
+            ({"maxPoolSize": 100, "connection_sharing": 4}, 4),
+            ({"connection_sharing": 1}, 1),
+        ):
+            self.assertEqual(parse_options("h", **keywords).connection_sharing, depth, keywords)
+        self.assertEqual(parse_options("h/?maxPoolSize=3").connection_sharing, 1)
+
+    def test_time_zone(self) -> None:
+        """Dates may be wanted in a time zone."""
+        zone = datetime.timezone(datetime.timedelta(hours=1))
+        options = parse_options("h", tz_aware=True, tzinfo=zone).codec_options
+        self.assertEqual(options.tzinfo, zone)
+        self.assertRaises(ConfigurationError, parse_options, "h", tzinfo="UTC", tz_aware=True)
+
+    def test_datetime_conversion(self) -> None:
+        """By name, number or member."""
+        for value in ("DATETIME_MS", 3, "3", DatetimeConversion.DATETIME_MS):
+            options = parse_options("h", datetime_conversion=value).codec_options
+            self.assertIs(options.datetime_conversion, DatetimeConversion.DATETIME_MS)
+
+
+class CompressorTests(OptionsTestCase):
     """
     Compressors, which PyMongo's own parser drops where it lacks a package.
     """
@@ -392,12 +303,17 @@ class CompressorTests(SynchronousTestCase):
         self.assertEqual(parse_options("h", compressors=["zlib"]).compressors, ("zlib",))
 
     def test_unknown(self) -> None:
-        """Others are refused."""
-        error = self.assertRaises(ConfigurationError, parse_options, "h/?compressors=zlib,lz4")
-        self.assertIn("lz4", str(error))
+        """Others are warned of and left out."""
+        for uri, keywords in (
+            ("h/?compressors=zlib,lz4", {}),
+            ("h", {"compressors": ["lz4", "zlib"]}),
+        ):
+            options, (text,) = self.warned(uri, **keywords)
+            self.assertEqual(options.compressors, ("zlib",))
+            self.assertIn("lz4", text)
 
 
-class CredentialTests(SynchronousTestCase):
+class CredentialTests(OptionsTestCase):
     """
     Who logs in.
     """
@@ -422,17 +338,33 @@ class CredentialTests(SynchronousTestCase):
             "mongodb://u:pa@hunter2@h/",
             "mongodb://u:pa:hunter2@h/",
             "mongodb://u:hun%ter2@h/",
-            "mongodb://u:hunter2@h/?w=1&hunter2=1",
-            "mongodb://u:hunter%32@h/?hunter2=1",
             "mongodb://:hunter2@h/",
             "mongodb://u:hunter2@h/?authMechanism=MONGODB-X509",
             "mongodb://u:hunter2@h/?authMechanism=GSSAPI",
             "mongodb://h/?tlsCertificateKeyFilePassword=hunter2&tls=false",
-            "mongodb://h/?tlsCertificateKeyFilePassword=hunter2&hunter2=3",
+            "mongodb://h/?tlsCertificateKeyFilePassword=hunter2&tlsCertificateKeyFilePassword=2",
+            "mongodb+srv://u:hunter2@h:27017/",
+            "mongodb+srv://u:pa@hunter2@h/",
+            "mongodb://h/?proxyHost=p&proxyUsername=u&proxyPassword=hunter2",
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:hunter2",
+            "mongodb://h/?authMechanismProperties=hunter2&authMechanism=GSSAPI",
+            "mongodb://u@h/?authMechanism=GSSAPI&authMechanismProperties=hunter2:hunter2",
         ):
             error = self.assertRaises(REFUSED, parse_options, uri)
             self.assertNotIn("ter2", str(error), uri)
             self.assertIsNone(error.__cause__)
+
+    def test_secrets_in_warnings(self) -> None:
+        """No warning shows any of a password, either."""
+        for uri in (
+            "mongodb://u:hunter2@h/?w=1&hunter2=1",
+            "mongodb://u:hunter%32@h/?hunter2=1",
+            "mongodb://u:hunter2@h/?journal=hunter2",
+            "mongodb://h/?tlsCertificateKeyFilePassword=hunter2&hunter2=3",
+        ):
+            _, (text,) = self.warned(uri)
+            self.assertNotIn("ter2", text, uri)
+            self.assertIn("escape", text, uri)
 
     def test_unsupported_mechanisms(self) -> None:
         """Mechanisms that are not supported are refused by name."""
@@ -452,6 +384,40 @@ class CredentialTests(SynchronousTestCase):
         error = self.assertRaises(ConfigurationError, parse_options, "h", password="hunter2")
         self.assertIn("user name", str(error))
         self.assertNotIn("hunter2", str(error))
+
+    def test_mechanisms(self) -> None:
+        """What each mechanism takes, those too that cannot be used here."""
+        for uri, wanted in (
+            (
+                "u@h/?authMechanism=GSSAPI",
+                Credentials("u", None, "$external", "GSSAPI", {"SERVICE_NAME": "mongodb"}),
+            ),
+            ("h/?authMechanism=MONGODB-AWS", Credentials(None, None, "$external", "MONGODB-AWS")),
+            (
+                "h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:k8s",
+                Credentials(None, None, "$external", "MONGODB-OIDC", {"ENVIRONMENT": "k8s"}),
+            ),
+            ("u:p@h/d?authMechanism=PLAIN", Credentials("u", "p", "d", "PLAIN")),
+            ("u@h", Credentials("u", None, "admin", "DEFAULT")),
+        ):
+            self.assertEqual(read_client_options(uri).credentials, wanted, uri)
+        for uri in (
+            "h/?authMechanism=GSSAPI",
+            "h/?authMechanism=SCRAM-SHA-1",
+            "u@h/?authMechanism=GSSAPI&authSource=x",
+            "u@h/?authMechanism=GSSAPI&authMechanismProperties=CANONICALIZE_HOST_NAME:x",
+            "u:p@h/?authMechanism=SCRAM-SHA-1&authMechanismProperties=SERVICE_NAME:x",
+            "u:p@h/?authMechanismProperties=SERVICE_NAME:x",
+            "u@h/?authMechanism=MONGODB-AWS",
+            "h/?authMechanism=MONGODB-AWS&authMechanismProperties=AWS_SESSION_TOKEN:x",
+            "h/?authMechanism=MONGODB-OIDC",
+            "h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:azure",
+            "h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:other",
+            "u@h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:k8s",
+            "u:p@h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:test",
+            "u:p@h/?authMechanism=MONGODB-X509",
+        ):
+            self.assertRaises(ConfigurationError, read_client_options, uri)
 
     def test_secret_keywords(self) -> None:
         """Properties of mechanisms may be secrets, and are not shown."""
@@ -476,7 +442,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(credentials, Credentials("CN=u", None, "$external", "MONGODB-X509"))
 
 
-class TLSTests(SynchronousTestCase):
+class TLSTests(OptionsTestCase):
     """
     TLS options: never dropped.
     """
@@ -496,7 +462,9 @@ class TLSTests(SynchronousTestCase):
         path = Path(self.mktemp())
         path.touch()
         for name, field in TLS_FIELDS.items():
-            value: Any = True if "Allow" in name else "secret" if "Pass" in name else str(path)
+            value: Any = (
+                str(path) if name.endswith("File") else "secret" if "Pass" in name else True
+            )
             tls = parse_options("h", **{name: value}).tls
             self.assertEqual(tls, TLSOptions(**{field: value}), name)
 
@@ -543,14 +511,50 @@ class TLSTests(SynchronousTestCase):
             self.assertIn("/no/such/file", str(error))
 
     def test_revocation_list(self) -> None:
-        """A revocation list is refused, as it would not be looked at."""
+        """A revocation list goes with nothing that would leave it unread."""
         path = Path(self.mktemp())
         path.touch()
-        error = self.assertRaises(ConfigurationError, parse_options, "h", tlsCRLFile=str(path))
-        self.assertIn("revocation", str(error))
+        for name in (
+            "tlsInsecure",
+            "tlsAllowInvalidCertificates",
+            "tlsDisableCertificateRevocationCheck",
+        ):
+            error = self.assertRaises(
+                ConfigurationError, parse_options, "h", tlsCRLFile=str(path), **{name: True}
+            )
+            self.assertIn("tlsCRLFile", str(error))
+
+    def test_wrong_values(self) -> None:
+        """What security depends on is never left at a warning."""
+        for option in (
+            "tls=perhaps",
+            "ssl=1",
+            "tls=",
+            "tlsInsecure=yes",
+            "tlsCAfile2=/ca.pem",
+            "ssl_ca_certs=/ca.pem",
+            "authMechanism=NONE",
+            "authSource=",
+            "authenticationDatabase=admin",
+            "authMechanismProperties=x",
+            "tls=true&tls=false",
+            "authSource=a&authSource=b",
+            "proxyPort=-1&proxyHost=p",
+            "proxyhosts=p",
+        ):
+            error = self.assertRaises(ConfigurationError, parse_options, f"h/?{option}")
+            name = option.partition("=")[0].lower()
+            self.assertIn("tls" if name == "ssl" else name, str(error).lower())
+
+    def test_same_twice(self) -> None:
+        """The same value twice is no contradiction; both names of an option are not even odd."""
+        options, notes = self.warned("h/?tls=true&ssl=true")
+        self.assertEqual((options.tls, notes), (TLSOptions(), []))
+        options, notes = self.warned("h/?tls=true&tls=true")
+        self.assertEqual((options.tls, len(notes)), (TLSOptions(), 1))
 
 
-class RefusalTests(SynchronousTestCase):
+class RefusalTests(OptionsTestCase):
     """
     Nothing is silently dropped.
     """
@@ -558,7 +562,7 @@ class RefusalTests(SynchronousTestCase):
     def test_nothing_is_dropped(self) -> None:
         """
         Every option that PyMongo's URIs may have changes what is parsed, or
-        is refused, or is known to have no effect.
+        is warned of, or is known to have no effect.
         """
         path = Path(self.mktemp())
         path.touch()
@@ -572,60 +576,94 @@ class RefusalTests(SynchronousTestCase):
             "datetime_conversion": "DATETIME_MS", "zlibcompressionlevel": "3",
             "authmechanismproperties": "SERVICE_NAME:x", "maxpoolsize": "7", "minpoolsize": "7",
             "heartbeatfrequencyms": "700", "maxconnecting": "7", "srvservicename": "x",
-            "srvallowedhostssuffix": "x", "servermonitoringmode": "poll", "maxadaptiveretries": "1",
+            "srvallowedhostssuffix": "x.example", "servermonitoringmode": "poll",
+            "maxadaptiveretries": "1", "timeoutms": "7",
         }  # fmt: skip
         companions = {
             "readpreferencetags": "readPreference=nearest&",
             "maxstalenessseconds": "readPreference=nearest&",
         }
-        no_effect = {
-            "authsource": "of no use without a user (authentication specification)",
-            "connect": "connecting is on first use",
-            "servermonitoringmode": "monitoring is by polling",
-            "tlsdisableocspendpointcheck": "no responder is ever asked",
-        }
         numbers = {"wtimeoutms", "srvmaxhosts", "maxstalenessseconds", "waitqueuemultiple"}
-        refused = set()
+        refused, ignored, without_effect = set(), set(), set()
         for option in common.URI_OPTIONS_VALIDATOR_MAP:
             default = "120" if option.endswith("ms") or option in numbers else "true"
             companion = companions.get(option, "")
-            uri = f"mongodb://h/?{companion}{option}={values.get(option, default)}"
+            scheme = "mongodb+srv" if option.startswith("srv") else "mongodb"
+            base = f"{scheme}://h/?{companion}"
             try:
-                parsed = parse_options(uri)
+                parsed, notes = self.warned(f"{base}{option}={values.get(option, default)}")
             except REFUSED:
                 refused.add(option)
                 continue
-            changed = parsed != parse_options(f"mongodb://h/?{companion}".rstrip("?&"))
-            self.assertEqual(changed, option not in no_effect, option)
-        self.assertEqual(
-            refused,
-            {
-                "authmechanismproperties",
-                "driver",
-                "enableoverloadretargeting",
-                "loadbalanced",
-                "maxadaptiveretries",
-                "server_api",
-                "srvallowedhostssuffix",
-                "srvmaxhosts",
-                "srvservicename",
-                "waitqueuemultiple",
-            }
-            & set(common.URI_OPTIONS_VALIDATOR_MAP),
-        )
+            if notes:
+                ignored.add(option)
+            elif parsed == parse_options(base.rstrip("?&")):
+                without_effect.add(option)
+        # Of no use without a mechanism; objects and what PyMongo itself forgot.
+        known = set(common.URI_OPTIONS_VALIDATOR_MAP)
+        self.assertEqual(refused, {"authmechanismproperties"} & known)
+        self.assertEqual(ignored, {"driver", "server_api", "waitqueuemultiple"} & known)
+        self.assertEqual(without_effect, {"connect"} & known)
 
     def test_names(self) -> None:
-        """An error names option and value."""
+        """A wrong value of a keyword argument is an error that names both."""
         for name, value in (
-            ("nonsense", 3),
-            ("pool_size", 3),
-            ("event_listeners", [1]),
             ("connectTimeoutMS", -5),
+            ("connectTimeoutMS", float("inf")),
             ("maxConnecting", 0),
+            ("maxPoolSize", True),
+            ("heartbeatFrequencyMS", float("nan")),
+            ("max_pool_size", 1.5),
             ("tls", "perhaps"),
+            ("journal", 1),
+            ("serverMonitoringMode", "never"),
+            ("connection_sharing", 0),
+            ("connection_sharing", True),
+            ("readPreferenceTags", "x"),
+            ("uuidRepresentation", "new"),
         ):
             error = self.assertRaises(ConfigurationError, parse_options, "h", **{name: value})
             self.assertIn(f"{name}={value!r}", str(error))
+
+    def test_wrong_values_in_uri(self) -> None:
+        """A wrong value in the URI is warned of, with what it must be, and ignored."""
+        for option, what in (
+            ("connectTimeoutMS=-5", "at least 0"),
+            ("connectTimeoutMS=nan", "at least 0"),
+            ("maxConnecting=0", "at least 1"),
+            ("maxPoolSize=many", "whole number"),
+            ("maxIdleTimeMS=", "at least 0"),
+            ("journal=", "true or false"),
+            ("w=-1", "at least 0"),
+            ("readPreference=any", "one of primary"),
+            ("zlibCompressionLevel=10", "-1 to 9"),
+            ("zlibCompressionLevel=-2", "-1 to 9"),
+            ("serverMonitoringMode=never", "one of auto"),
+            ("appName=" + 129 * "a", "128 bytes"),
+            ("heartbeatFrequencyMS=-2", "at least 0"),
+            ("datetime_conversion=zz", "DATETIME_AUTO"),
+            ("maxStalenessSeconds=0", "at least 90"),
+            ("fsync=ifPossible", "true or false"),
+        ):
+            options, (text,) = self.warned(f"h/?{option}")
+            self.assertEqual(options, parse_options("h"), option)
+            self.assertTrue(text.startswith(option.partition("=")[0]), text)
+            self.assertIn(what, text)
+            self.assertIn("ignored", text)
+
+    def test_unknown(self) -> None:
+        """An option that is not known is warned of, with the nearest that is."""
+        for uri, keywords, name, near in (
+            ("h/?maxPoolSise=3", {}, "maxPoolSise", "maxPoolSize"),
+            ("h/?max_pool_size=3", {}, "max_pool_size", "maxPoolSize"),
+            ("h", {"connectTimeout": 3}, "connectTimeout", "connectTimeoutMS"),
+            ("h", {"retry_write": True}, "retry_write", "retryWrites"),
+            ("h", {"qqq": 3}, "qqq", "check its name"),
+        ):
+            options, (text,) = self.warned(uri, **keywords)
+            self.assertEqual(options, parse_options("h"))
+            self.assertIn(f"option {name} ", text)
+            self.assertIn(near, text)
 
     def test_same_option_twice(self) -> None:
         """Two names of one option would lose one of the values."""
@@ -645,12 +683,10 @@ class RefusalTests(SynchronousTestCase):
         """Values that PyMongo fails on in its own way are errors of configuration."""
         for options, part in (
             ({"datetime_conversion": "zz"}, "DATETIME_AUTO"),
-            ({"compressors": ("zlib", 3)}, "compressors=3"),
+            ({"compressors": ("zlib", 3)}, "compressors=('zlib', 3)"),
         ):
             error = self.assertRaises(ConfigurationError, parse_options, "h", **options)
             self.assertIn(part, str(error))
-        error = self.assertRaises(ConfigurationError, parse_options, "h/?datetime_conversion=zz")
-        self.assertIn("datetime_conversion", str(error))
 
     def test_no_listeners(self) -> None:
         """An empty list of listeners asks for nothing."""
@@ -669,10 +705,248 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn("write concern", str(error))
 
     def test_load_balanced(self) -> None:
-        """Load balancers are refused; saying that there is none is not."""
-        self.assertRaises(ConfigurationError, parse_options, "h/?loadBalanced=true")
+        """Load balancing goes with one host, and with no set."""
+        self.assertTrue(parse_options("h/?loadBalanced=true").load_balanced)
         self.assertEqual(parse_options("h/?loadBalanced=false"), parse_options("h"))
+        for uri in (
+            "a,b/?loadBalanced=true",
+            "a/?loadBalanced=true&replicaSet=x",
+            "a/?loadBalanced=true&directConnection=true",
+            "mongodb+srv://a/?loadBalanced=true&srvMaxHosts=1",
+        ):
+            error = self.assertRaises(ConfigurationError, parse_options, uri)
+            self.assertIn("loadBalanced", str(error))
 
     def test_duplicates(self) -> None:
-        """An option that is given twice would lose one of its values."""
-        self.assertRaises(ConfigurationError, parse_options, "h/?w=1&w=2")
+        """An option that is given twice loses one of its values, which is said."""
+        options, (text,) = self.warned("h/?w=1&w=2")
+        self.assertEqual(options.write_concern, WriteConcern(2))
+        self.assertIn("w is given 2 times", text)
+
+    def test_deprecated(self) -> None:
+        """A name of old is as good as the new one, but does not win over it."""
+        options, (text,) = self.warned("h/?wtimeout=5")
+        self.assertEqual(options.write_concern.document, {"wtimeout": 5})
+        self.assertIn("wTimeoutMS", text)
+        for uri in ("h/?wtimeout=5&wTimeoutMS=10", "h/?wTimeoutMS=10&wtimeout=5"):
+            options, notes = self.warned(uri)
+            self.assertEqual(options.write_concern.document, {"wtimeout": 10})
+            self.assertEqual(len(notes), 2)
+
+    def test_single_threaded(self) -> None:
+        """What is for drivers with one thread is said to have no effect."""
+        _, (text,) = self.warned("h/?serverSelectionTryOnce=true")
+        self.assertIn("serverSelectionTimeoutMS", text)
+        self.assertEqual(self.warned("h/?serverSelectionTryOnce=false")[1], [])
+
+    def test_separators(self) -> None:
+        """Options are separated by one of two characters."""
+        self.assertEqual(parse_options("h/?w=2;retryReads=false").write_concern, WriteConcern(2))
+        self.assertRaises(InvalidURI, parse_options, "h/?w=2;retryReads=false&j=true")
+
+    def test_unsupported(self) -> None:
+        """What this version cannot do is refused by name."""
+        for keywords in (
+            {"proxyHost": "p"},
+            {"proxyHost": "p", "proxyPort": 1, "proxyUsername": "u", "proxyPassword": "p"},
+            {"auto_encryption_opts": object()},
+            {"authOIDCAllowedHosts": ["h"]},
+        ):
+            error = self.assertRaises(ConfigurationError, parse_options, "h", **keywords)
+            self.assertIn(next(iter(keywords)), str(error))
+
+    def test_proxy(self) -> None:
+        """A proxy's options are checked together (SOCKS5 specification)."""
+        for options in (
+            "proxyPort=1080",
+            "proxyUsername=u&proxyPassword=p",
+            "proxyHost=",
+            "proxyHost=p&proxyUsername=u",
+            "proxyHost=p&proxyPassword=p",
+            "proxyHost=p&proxyHost=q",
+        ):
+            error = self.assertRaises(ConfigurationError, read_client_options, f"h/?{options}")
+            self.assertNotIn("supported", str(error))
+        self.assertEqual(read_client_options("h/?proxyHost=p").proxy, ProxyOptions("p"))
+        self.assertEqual(
+            read_client_options("h/?proxyHost=p&proxyPort=9&proxyUsername=u&proxyPassword=w").proxy,
+            ProxyOptions("p", 9, "u", "w"),
+        )
+        self.assertNotIn("hunter2", repr(ProxyOptions("p", 9, "u", "hunter2")))
+
+
+class SrvTests(OptionsTestCase):
+    """
+    C{mongodb+srv}, as far as it goes without DNS, and what DNS then adds.
+    """
+
+    def resolved(
+        self, uri: str, *hosts: str, txt: Sequence[str] = (), **kwargs: Any
+    ) -> ClientOptions:
+        """The options after DNS gave hosts and TXT records."""
+        options = parse_options(uri, **kwargs)
+        return apply_srv(options, [(host, 27017) for host in hosts], txt, Random(1))
+
+    def test_parsed(self) -> None:
+        """The name is kept for DNS, and TLS is on."""
+        options = parse_options(
+            "mongodb+srv://u:p@Cluster.Example.com/db?srvServiceName=x&srvMaxHosts=2"
+        )
+        self.assertEqual(options.srv, SrvOptions("cluster.example.com", "x", 2))
+        self.assertEqual(options.seeds, ())
+        self.assertEqual(options.tls, TLSOptions())
+        self.assertEqual(options.default_database, "db")
+        self.assertIsNone(parse_options("mongodb+srv://h/", tls=False).tls)
+        self.assertIsNone(parse_options("h").srv)
+
+    def test_refused(self) -> None:
+        """What is wrong without asking anybody."""
+        for uri in (
+            "mongodb+srv://a.example:27017/",
+            "mongodb+srv://a.example,b.example/",
+            "mongodb+srv://[::1]/",
+            "mongodb+srv://127.0.0.1/",
+            "mongodb+srv://%2Ftmp%2Fm.sock/",
+            "mongodb+srv://./",
+            "mongodb+srv:///",
+            "mongodb+srv://a.example/?directConnection=true",
+            "mongodb+srv://a.example/?srvServiceName=a_b",
+            "mongodb+srv://a.example/?srvServiceName=" + 63 * "a",
+            "mongodb+srv://a.example/?srvMaxHosts=1&replicaSet=x",
+            "mongodb+srv://a.example/?srvAllowedHostsSuffix=com",
+            "mongodb+srv://a.example/?srvAllowedHostsSuffix=co.uk",
+            "mongodb+srv://a.example/?srvAllowedHostsSuffix=.",
+            "mongodb://a.example/?srvMaxHosts=0",
+            "mongodb://a.example/?srvServiceName=x",
+            "mongodb://a.example/?srvAllowedHostsSuffix=x.example",
+        ):
+            self.assertRaises(REFUSED, parse_options, uri)
+        self.assertFalse(parse_options("mongodb+srv://a/?directConnection=false").direct_connection)
+
+    def test_short_names(self) -> None:
+        """Names of one or two parts are whole domains (prose tests 1 to 4)."""
+        for name, good, bad in (
+            (
+                "localhost",
+                "db.localhost",
+                ("localhost", "localhost.mongodb", "test_1.cluster_1localhost"),
+            ),
+            (
+                "mongo.local",
+                "db.mongo.local",
+                ("mongo.local", "test_1.evil.local", "test_1.my_hostmongo.local"),
+            ),
+            (
+                "blogs.mongodb.com",
+                "blogs.mongodb.com",
+                ("blogs.evil.com", "cluster.testmongodb.com", "mongodb.com"),
+            ),
+        ):
+            uri = f"mongodb+srv://{name}"
+            self.assertEqual(self.resolved(uri, good).seeds, ((good, 27017),))
+            for host in bad:
+                error = self.assertRaises(ConfigurationError, self.resolved, uri, good, host)
+                self.assertIn(host, str(error))
+
+    def test_suffix(self) -> None:
+        """Another domain may be allowed by name, if not everybody's (prose tests 10 and 12)."""
+        for suffix in (".mongodb.com", "MongoDB.com"):
+            options = self.resolved(
+                "mongodb+srv://blogs.example.com",
+                "CLUSTER.MONGODB.COM.",
+                srvAllowedHostsSuffix=suffix,
+            )
+            self.assertEqual(options.seeds, (("cluster.mongodb.com", 27017),))
+        uri = "mongodb+srv://cluster.localhost/?srvAllowedHostsSuffix=localhost"
+        self.assertEqual(self.resolved(uri, "a.b.localhost").seeds, (("a.b.localhost", 27017),))
+        self.assertRaises(ConfigurationError, self.resolved, uri, "a.cluster.other")
+
+    def test_validator(self) -> None:
+        """A function may judge instead (prose tests 5 to 9, 11 and 13)."""
+        seen: list[str] = []
+
+        def judge(host: str) -> bool:
+            seen.append(host)
+            return host != "no.example.com"
+
+        uri = "mongodb+srv://blogs.mongodb.com"
+        options = self.resolved(uri, "BLOGS.evil.com.", srv_host_validator=judge)
+        self.assertEqual(options.seeds, (("blogs.evil.com", 27017),))
+        self.assertEqual(seen, ["blogs.evil.com"])
+        for judge_badly in (judge, lambda host: 1, lambda host: 1 / 0):
+            error = self.assertRaises(
+                ConfigurationError,
+                self.resolved,
+                uri,
+                "no.example.com",
+                srv_host_validator=judge_badly,
+            )
+            self.assertIn("srv_host_validator", str(error))
+        self.assertIsInstance(error.__cause__, ZeroDivisionError)
+        for other, keywords in (
+            (uri, {"srvAllowedHostsSuffix": ".mongodb.com"}),
+            ("mongodb://localhost", {}),
+        ):
+            self.assertRaises(
+                ConfigurationError, parse_options, other, srv_host_validator=judge, **keywords
+            )
+        self.assertRaises(TypeError, parse_options, uri, srv_host_validator="notacallable")
+
+    def test_hosts(self) -> None:
+        """All hosts, or as many as are wanted, drawn with the given randomness."""
+        hosts = [f"h{number}.a.example" for number in range(9)]
+        self.assertEqual(len(self.resolved("mongodb+srv://x.a.example", *hosts).seeds), 9)
+        uri = "mongodb+srv://x.a.example/?srvMaxHosts=4"
+        options = parse_options(uri)
+        pairs = [(host, 27017) for host in hosts]
+        drawn = {apply_srv(options, pairs, (), Random(seed)).seeds for seed in range(20)}
+        self.assertGreater(len(drawn), 15)
+        for seeds in drawn:
+            self.assertEqual(len(set(seeds)), 4)
+            self.assertLessEqual(set(seeds), set(pairs))
+        error = self.assertRaises(ConfigurationError, self.resolved, uri)
+        self.assertIn("_mongodb._tcp", str(error))
+
+    def test_no_srv(self) -> None:
+        """Options without a name for DNS cannot be completed by it."""
+        self.assertRaises(ConfigurationError, apply_srv, parse_options("h"), [], (), Random(1))
+
+    def test_text(self) -> None:
+        """The TXT record's options count where nothing else was said."""
+        txt = ["authSource=x&replicaSet=rs"]
+        uri = "mongodb+srv://u:p@c.a.example/"
+        options = self.resolved(uri, "h.a.example", txt=txt)
+        assert options.credentials is not None
+        self.assertEqual((options.replica_set, options.credentials.source), ("rs", "x"))
+        options = self.resolved(
+            uri, "h.a.example", txt=txt, authSource="y", replicaSet="other", tls=False
+        )
+        assert options.credentials is not None
+        self.assertEqual((options.replica_set, options.credentials.source), ("other", "y"))
+        self.assertIsNone(options.tls)
+        balanced = self.resolved(uri, "h.a.example", txt=["loadBalanced=true"])
+        self.assertTrue(balanced.load_balanced)
+        plain = self.resolved(uri, "h.a.example", txt=["loadBalanced=true"], loadBalanced=False)
+        self.assertFalse(plain.load_balanced)
+
+    def test_bad_text(self) -> None:
+        """Any other TXT record is refused, as it may be anybody's."""
+        uri = "mongodb+srv://u:p@c.a.example/?authMechanism=MONGODB-X509".replace(":p", "")
+        for txt in (
+            ["authSource=x", "replicaSet=y"],
+            ["tls=false"],
+            ["ssl=false"],
+            ["readPreference=nearest"],
+            ["authMechanism=PLAIN"],
+            ["nonsense=1"],
+            ["loadBalanced=perhaps"],
+            ["authSource"],
+            ["authSource="],
+            ["authSource=$external&authSource=admin"],
+            ["authSource=admin"],
+            ["replicaSet="],
+            ["loadBalanced=true&replicaSet=x"],
+        ):
+            self.assertRaises(ConfigurationError, self.resolved, uri, "h.a.example", txt=txt)
+        for txt in ([], [""], ["authSource=$external"]):
+            self.assertTrue(self.resolved(uri, "h.a.example", txt=txt).seeds)
