@@ -343,7 +343,7 @@ class LimitTests(ExecutorTestCase):
     def test_timeout(self) -> None:
         """A time limit is told to the server, and ends the wait and the connection."""
         self.answers(None)
-        operation = self.things.find_one(1, timeout=2.0)
+        operation = self.things.find_one({"a": 1}, timeout=2.0)
         self.network.advance(1.0)
         self.assertNoResult(operation)
         connections = len(self.server.connections)

@@ -104,8 +104,8 @@ class Command(Generic[ResultT]):
     One database command with its arguments.
 
     @cvar name: the command's name, as events and errors show it.
-    @cvar is_read: whether a read preference and a read concern apply.
-    @cvar is_write: whether a write concern applies.
+    @ivar is_read: whether a read preference and a read concern apply.
+    @ivar is_write: whether a write concern applies.
     @ivar follows_read_preference: whether it goes where the read preference
         says although it takes no read concern.
     @ivar retryable: whether it may be tried a second time: with a
@@ -123,8 +123,8 @@ class Command(Generic[ResultT]):
     """
 
     name: ClassVar[str] = ""
-    is_read: ClassVar[bool] = False
-    is_write: ClassVar[bool] = False
+    is_read: bool = False
+    is_write: bool = False
     follows_read_preference: bool = False
     retryable: bool = False
     shareable: bool = False

@@ -7,17 +7,30 @@ Follows the CRUD and find/getMore/killCursors specifications.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.int64 import Int64
+from pymongo.read_preferences import ReadPreference
 from pymongo.server_type import SERVER_TYPE
 
 from txmongokit import rawbson
 from txmongokit._pymongo import decode_selective
-from txmongokit._sansio.commands.arguments import add_options
-from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch, Request
+from txmongokit._sansio.commands.arguments import (
+    add_options,
+    is_plain_projection,
+    names_one_document,
+)
+from txmongokit._sansio.commands.base import (
+    Command,
+    CommandOptions,
+    CursorBatch,
+    DocumentCommand,
+    Request,
+    sendable,
+)
 from txmongokit._sansio.commands.write import raise_write_concern_error
 from txmongokit.errors import InvalidOperation, ProtocolError
 from txmongokit.types import Address, ConnectionInfo
@@ -25,6 +38,7 @@ from txmongokit.types import Address, ConnectionInfo
 __all__ = [
     "Aggregate",
     "AggregateWrite",
+    "Count",
     "CountDocuments",
     "CursorCommand",
     "Distinct",
@@ -33,6 +47,7 @@ __all__ = [
     "FindOne",
     "GetMore",
     "KillCursors",
+    "MapReduce",
     "aggregate_command",
 ]
 
@@ -89,7 +104,7 @@ def _decode_raw_slowly(raw: bytes) -> dict[str, Any]:
     return reply
 
 
-class CursorCommand(Command[CursorBatch]):
+class CursorCommand(DocumentCommand[CursorBatch]):
     """
     A command whose reply is a batch of a cursor.
 
@@ -107,19 +122,8 @@ class CursorCommand(Command[CursorBatch]):
         *,
         raw: bool = False,
     ) -> None:
-        super().__init__(database, options)
-        self.collection = collection
+        super().__init__(database, collection, options, body)
         self.raw = raw
-        self._body = body
-
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}, or the database alone."""
-        return self.database if self.collection is None else f"{self.database}.{self.collection}"
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         """The reply; its batch with the command's codec options, or raw."""
@@ -128,11 +132,20 @@ class CursorCommand(Command[CursorBatch]):
         return _decode(raw, self.options.codec_options, _BATCH_FIELDS)
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
-        """The batch."""
-        cursor = reply["cursor"]
-        documents = cursor.get("firstBatch")
-        if documents is None:
-            documents = cursor["nextBatch"]
+        """
+        The batch.
+
+        @raise ProtocolError: there is none.
+        """
+        try:
+            cursor = reply["cursor"]
+            documents = cursor.get("firstBatch")
+            if documents is None:
+                documents = cursor["nextBatch"]
+        except (KeyError, AttributeError):
+            raise ProtocolError(
+                f"the server's reply to {next(iter(self._body))} has no batch"
+            ) from None
         return CursorBatch(cursor["id"], cursor["ns"], documents, info.address, reply)
 
 
@@ -155,7 +168,23 @@ _FIND_OPTIONS = {
     "tailable": "tailable",
     "await_data": "awaitData",
     "oplog_replay": "oplogReplay",
+    "raw_data": "rawData",
 }
+
+
+def _is_point_query(
+    filter: Mapping[str, Any] | None, arguments: Mapping[str, Any], options: CommandOptions
+) -> bool:
+    """Whether a find of one document needs no more than one look into an index."""
+    if not names_one_document(filter) or options.read_concern.level == "linearizable":
+        return False
+    for name, value in arguments.items():
+        if name == "projection":
+            if not is_plain_projection(value):
+                return False
+        elif name != "comment" and value is not None:
+            return False
+    return True
 
 
 class Find(CursorCommand):
@@ -200,6 +229,7 @@ class Find(CursorCommand):
             # a cursor open that has nothing more to give.
             body["batchSize"] = batch_size + 1 if 0 < batch_size == limit else batch_size
         super().__init__(database, collection, options, body, raw=raw)
+        self.shareable = limit in (1, -1) and _is_point_query(filter, arguments, options)
 
     def build(self, info: ConnectionInfo) -> Request:
         """
@@ -210,7 +240,7 @@ class Find(CursorCommand):
         if self.exhaust and info.server_type == SERVER_TYPE.Mongos:
             raise InvalidOperation("a mongos has no exhaust cursors: use another cursor_type")
         self.wire_version = info.max_wire_version
-        body = dict(self._body)
+        body = sendable(self._body, info)
         if "oplogReplay" in body and info.max_wire_version >= 9:
             # From 4.4 on the server optimises by itself and warns about the flag.
             del body["oplogReplay"]
@@ -245,6 +275,7 @@ class FindOne(Command[Any]):
         body["limit"] = 1
         body["singleBatch"] = True
         self._body = body
+        self.shareable = _is_point_query(filter, arguments or {}, options)
 
     @property
     def namespace(self) -> str:
@@ -253,7 +284,7 @@ class FindOne(Command[Any]):
 
     def build(self, info: ConnectionInfo) -> Request:
         """The same document each time, copied."""
-        return Request(self._body.copy())
+        return Request(sendable(self._body, info))
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         """The reply, with the document in the command's codec options."""
@@ -302,7 +333,7 @@ class GetMore(CursorCommand):
 
     def build(self, info: ConnectionInfo) -> Request:
         """The same document each time; the comment only where it is known."""
-        body = dict(self._body)
+        body = self._body.copy()
         if self._comment is not None and info.max_wire_version >= 9:
             body["comment"] = self._comment
         return Request(body)
@@ -345,6 +376,7 @@ _AGGREGATE_OPTIONS = {
     "hint": "hint",
     "let": "let",
     "max_time_ms": "maxTimeMS",
+    "raw_data": "rawData",
 }
 
 
@@ -385,15 +417,62 @@ class Aggregate(CursorCommand):
         return {} if batch_size is None else {"batchSize": batch_size}
 
 
+# MongoDB 5.0, whose secondaries run pipelines that write.
+_WRITING_SECONDARIES = 13
+
+
+class _PipelineWritePreference:
+    """
+    Where a pipeline that writes goes: where its read preference says, if all
+    servers let secondaries run it, and otherwise to the primary (CRUD
+    specification, "read preferences and server selection").
+
+    It is given where a read preference is asked for.
+    """
+
+    def __init__(self, preference: Any) -> None:
+        self._wanted = preference
+        self._chosen = preference
+
+    def settle(self, wire_version: int | None) -> None:
+        """Decide by what all the servers in question know."""
+        old = wire_version is not None and wire_version < _WRITING_SECONDARIES
+        self._chosen = ReadPreference.PRIMARY if old else self._wanted
+
+    def __call__(self, selection: Any) -> Any:
+        self.settle(selection.common_wire_version)
+        return self._chosen(selection)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chosen, name)
+
+    def __str__(self) -> str:
+        return str(self._chosen)
+
+
 class AggregateWrite(Aggregate):
     """
-    C{aggregate} that ends in C{$out} or C{$merge}: it goes to the primary,
-    takes a write concern and is never tried twice.
+    C{aggregate} that ends in C{$out} or C{$merge}: it takes a write concern
+    and is never tried twice.
     """
 
     is_read = False
     is_write = True
     retryable = False
+
+    def __init__(
+        self,
+        database: str,
+        collection: str | None,
+        options: CommandOptions,
+        *args: Any,
+        **arguments: Any,
+    ) -> None:
+        if options.read_preference.mode:
+            self.follows_read_preference = True
+            preference = _PipelineWritePreference(options.read_preference)
+            options = replace(options, read_preference=preference)
+        super().__init__(database, collection, options, *args, **arguments)
 
     @staticmethod
     def _cursor(batch_size: int | None) -> dict[str, Any]:
@@ -402,7 +481,9 @@ class AggregateWrite(Aggregate):
 
     def build(self, info: ConnectionInfo) -> Request:
         """The document with its read concern, which writes have not otherwise."""
-        body = dict(self._body)
+        if self.follows_read_preference:
+            self.options.read_preference.settle(info.max_wire_version)
+        body = sendable(self._body, info)
         if self.options.read_concern.level is not None:
             body["readConcern"] = self.options.read_concern.document
         return Request(body)
@@ -437,7 +518,17 @@ def aggregate_command(
     return kind(database, collection, options, pipeline, **arguments)
 
 
-class CountDocuments(Command[int]):
+_COUNT_DOCUMENTS_OPTIONS = {
+    "collation": "collation",
+    "comment": "comment",
+    "hint": "hint",
+    "let": "let",
+    "max_time_ms": "maxTimeMS",
+    "raw_data": "rawData",
+}
+
+
+class CountDocuments(DocumentCommand[int]):
     """
     The number of documents that match, by an aggregation.
     """
@@ -457,27 +548,16 @@ class CountDocuments(Command[int]):
         limit: int | None = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(database, options)
-        self.collection = collection
         pipeline: list[dict[str, Any]] = [{"$match": filter}]
         if skip:
             pipeline.append({"$skip": skip})
         if limit:
             pipeline.append({"$limit": limit})
         pipeline.append({"$group": {"_id": 1, "n": {"$sum": 1}}})
-        self._body = add_options(
-            {"aggregate": collection, "pipeline": pipeline}, _AGGREGATE_OPTIONS, arguments
-        )
-        self._body["cursor"] = {}
-
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}."""
-        return f"{self.database}.{self.collection}"
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
+        body: dict[str, Any] = {"aggregate": collection, "pipeline": pipeline}
+        add_options(body, _COUNT_DOCUMENTS_OPTIONS, arguments)
+        body["cursor"] = {}
+        super().__init__(database, collection, options, body)
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> int:
         """The number; 0 where the pipeline gave nothing."""
@@ -485,9 +565,24 @@ class CountDocuments(Command[int]):
         return int(batch[0]["n"]) if batch else 0
 
 
-class EstimatedCount(Command[int]):
+_COUNT_OPTIONS = {
+    "skip": "skip",
+    "limit": "limit",
+    "hint": "hint",
+    "collation": "collation",
+    "comment": "comment",
+    "max_time_ms": "maxTimeMS",
+    "raw_data": "rawData",
+}
+
+
+class Count(DocumentCommand[int]):
     """
-    The number of documents by the collection's metadata (C{count}).
+    C{count}: fast without a filter, as it then trusts the collection's
+    metadata, and inexact after an unclean shutdown and on shards.
+
+    @param arguments: C{skip}, C{limit}, C{hint}, C{collation}, C{comment},
+        C{max_time_ms}, C{raw_data}.
     """
 
     name = "count"
@@ -495,25 +590,42 @@ class EstimatedCount(Command[int]):
     retryable = True
 
     def __init__(
-        self, database: str, collection: str, options: CommandOptions, **arguments: Any
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        filter: Mapping[str, Any] | None = None,
+        **arguments: Any,
     ) -> None:
-        super().__init__(database, options)
-        self.collection = collection
-        names = {"max_time_ms": "maxTimeMS", "comment": "comment"}
-        self._body = add_options({"count": collection}, names, arguments)
-
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}."""
-        return f"{self.database}.{self.collection}"
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
+        body: dict[str, Any] = {"count": collection}
+        if filter is not None:
+            body["query"] = filter
+        super().__init__(
+            database, collection, options, add_options(body, _COUNT_OPTIONS, arguments)
+        )
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> int:
         """The number."""
         return int(reply["n"])
+
+
+_ESTIMATED_COUNT_OPTIONS = ("max_time_ms", "maxTimeMS", "comment", "raw_data")
+
+
+class EstimatedCount(Count):
+    """
+    C{count} of all documents.
+
+    @param arguments: C{comment}, C{max_time_ms}, C{raw_data}.
+    """
+
+    def __init__(
+        self, database: str, collection: str, options: CommandOptions, **arguments: Any
+    ) -> None:
+        for name in arguments:
+            if name not in _ESTIMATED_COUNT_OPTIONS:
+                raise TypeError(f"estimated_document_count has no option {name!r}")
+        super().__init__(database, collection, options, **arguments)
 
 
 _DISTINCT_OPTIONS = {
@@ -521,10 +633,11 @@ _DISTINCT_OPTIONS = {
     "comment": "comment",
     "hint": "hint",
     "max_time_ms": "maxTimeMS",
+    "raw_data": "rawData",
 }
 
 
-class Distinct(Command[list[Any]]):
+class Distinct(DocumentCommand[list[Any]]):
     """
     The different values of one field.
     """
@@ -542,21 +655,12 @@ class Distinct(Command[list[Any]]):
         filter: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(database, options)
-        self.collection = collection
         body: dict[str, Any] = {"distinct": collection, "key": key}
         if filter is not None:
             body["query"] = filter
-        self._body = add_options(body, _DISTINCT_OPTIONS, arguments)
-
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}."""
-        return f"{self.database}.{self.collection}"
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
+        super().__init__(
+            database, collection, options, add_options(body, _DISTINCT_OPTIONS, arguments)
+        )
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         """The reply, with the values in the command's codec options."""
@@ -566,3 +670,61 @@ class Distinct(Command[list[Any]]):
         """The values."""
         values: list[Any] = reply["values"]
         return values
+
+
+_MAP_REDUCE_OPTIONS = {
+    "query": "query",
+    "sort": "sort",
+    "limit": "limit",
+    "finalize": "finalize",
+    "scope": "scope",
+    "js_mode": "jsMode",
+    "verbose": "verbose",
+    "bypass_document_validation": "bypassDocumentValidation",
+    "collation": "collation",
+    "comment": "comment",
+    "max_time_ms": "maxTimeMS",
+}
+
+
+class MapReduce(DocumentCommand[dict[str, Any]]):
+    """
+    C{mapReduce}, which is never tried twice.  Its result is the reply.
+
+    @param out: C{{"inline": 1}}, or where the results go: then it is a write.
+    @param arguments: C{query}, C{sort}, C{limit}, C{finalize}, C{scope},
+        C{js_mode}, C{verbose}, C{bypass_document_validation}, C{collation},
+        C{comment}, C{max_time_ms}.
+    """
+
+    name = "mapReduce"
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        map: Any,
+        reduce: Any,
+        out: str | Mapping[str, Any],
+        **arguments: Any,
+    ) -> None:
+        body: dict[str, Any] = {"mapReduce": collection, "map": map, "reduce": reduce, "out": out}
+        self.is_read = isinstance(out, Mapping) and "inline" in out
+        self.is_write = not self.is_read
+        super().__init__(
+            database, collection, options, add_options(body, _MAP_REDUCE_OPTIONS, arguments)
+        )
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply, with the results in the command's codec options."""
+        return _decode(raw, self.options.codec_options, {"results": 1})
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+        """The reply."""
+        raise_write_concern_error(reply)
+        return reply
+
+    def unacknowledged(self) -> dict[str, Any]:
+        """A reply that says nothing."""
+        return {}
