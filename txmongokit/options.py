@@ -699,13 +699,22 @@ def _srv(
     if service_name is not None and not re.fullmatch("[A-Za-z0-9-]{1,62}", service_name):
         raise ConfigurationError("srvServiceName must be 1 to 62 letters, digits and hyphens")
     return SrvOptions(
-        host=connection.hosts[0][0].rstrip("."),
+        host=_domain_name(connection.hosts[0][0]),
         service_name=service_name or "mongodb",
         max_hosts=max_hosts or 0,
         allowed_suffix=None if suffix is None else _allowed_suffix(suffix),
         host_validator=validator,
         load_balanced_given="loadbalanced" in taken,
     )
+
+
+def _domain_name(given: str) -> str:
+    """A name as DNS has it."""
+    name = given.strip(".").lower()
+    try:
+        return name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ConfigurationError(f"{given} is no domain name: correct it") from None
 
 
 # Domains that nobody can register anything in.
@@ -716,11 +725,7 @@ _SPECIAL_DOMAINS = frozenset(
 
 def _allowed_suffix(given: str) -> str:
     """The domain with its leading dot."""
-    domain = given.strip(".").lower()
-    try:
-        domain = domain.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise ConfigurationError(f"srvAllowedHostsSuffix={given} is no domain name") from None
+    domain = _domain_name(given)
     if domain not in _SPECIAL_DOMAINS and ("." not in domain or is_public_suffix(domain)):
         raise ConfigurationError(
             f"srvAllowedHostsSuffix={given} allows hosts of anybody: name a domain of your own"

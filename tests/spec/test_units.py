@@ -5,6 +5,7 @@ The drivers' tests that need no server, each file as one test.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _test_of(path: Path, make: Format) -> Callable[[Any], None]:
 
 for _path, _make in files(SPECIFICATIONS):
     _name = "_".join(_path.relative_to(SPECIFICATIONS).with_suffix("").parts)
-    setattr(SpecificationTests, f"test_{_name.replace('-', '_')}", _test_of(_path, _make))
+    setattr(SpecificationTests, f"test_{re.sub(r'\W', '_', _name)}", _test_of(_path, _make))
 
 
 class RunTests(SynchronousTestCase):

@@ -219,10 +219,6 @@ class SrvResolver:
     async def _ask(self, options: ClientOptions, method: str, name: str) -> Sequence[Any]:
         """The answers of one lookup, none where there is no such name."""
         limit = options.connect_timeout or _TIME_LIMIT
-        try:
-            encoded = name.encode("idna").decode("ascii") if not name.isascii() else name
-        except UnicodeError:
-            raise ConfigurationError(f"{name} is no name for DNS: check the host") from None
         resolver = self._resolver
         if resolver is None:
             resolver = StubResolver(name_servers(), limit, self._reactor)
@@ -233,7 +229,7 @@ class SrvResolver:
                 "name servers"
             )
 
-        lookup = maybeDeferred(getattr(resolver, method), encoded)
+        lookup = maybeDeferred(getattr(resolver, method), name)
         lookup.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
         try:
             answers, _, _ = await lookup
