@@ -205,6 +205,8 @@ class Entities:
             if logs is not None:
                 logs.stop()
             raise
+        # Tests take it that a client begins to watch its servers when it is made.
+        pool.aconnect().addErrback(lambda failure: None)
         return ClientEntity(pool, recorder, logs)
 
     def _database(self, spec: Mapping[str, Any]) -> Any:
