@@ -525,9 +525,11 @@ class TLSTests(OptionsTestCase):
             self.assertIn("tlsCRLFile", str(error))
 
     def test_wrong_values(self) -> None:
-        """What security depends on is never left at a warning."""
+        """What security, or acknowledgement, depends on is never left at a warning."""
         for option in (
             "tls=perhaps",
+            "w=-1",
+            "w=1&w=2",
             "ssl=1",
             "tls=",
             "tlsInsecure=yes",
@@ -634,7 +636,6 @@ class RefusalTests(OptionsTestCase):
             ("maxPoolSize=many", "whole number"),
             ("maxIdleTimeMS=", "at least 0"),
             ("journal=", "true or false"),
-            ("w=-1", "at least 0"),
             ("readPreference=any", "one of primary"),
             ("zlibCompressionLevel=10", "-1 to 9"),
             ("zlibCompressionLevel=-2", "-1 to 9"),
@@ -719,9 +720,9 @@ class RefusalTests(OptionsTestCase):
 
     def test_duplicates(self) -> None:
         """An option that is given twice loses one of its values, which is said."""
-        options, (text,) = self.warned("h/?w=1&w=2")
-        self.assertEqual(options.write_concern, WriteConcern(2))
-        self.assertIn("w is given 2 times", text)
+        options, (text,) = self.warned("h/?maxPoolSize=1&maxPoolSize=2")
+        self.assertEqual(options.max_pool_size, 2)
+        self.assertIn("maxPoolSize is given 2 times", text)
 
     def test_deprecated(self) -> None:
         """A name of old is as good as the new one, but does not win over it."""

@@ -19,9 +19,10 @@ from bson.binary import Binary, UuidRepresentation
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions, TypeDecoder, TypeRegistry
 from bson.raw_bson import RawBSONDocument
 from bson.son import SON
+from pymongo import monitoring
 from pymongo.errors import PyMongoError
 from pymongo.operations import DeleteMany, DeleteOne, InsertOne, ReplaceOne, UpdateMany, UpdateOne
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txmongokit import _pymongo
 from txmongokit.errors import (
@@ -175,6 +176,31 @@ class HelloTests(ModuleTakingTestCase):
         """Where its module has gone, it is found where it is used."""
         self.take_away("pymongo.hello")
         self.assertIs(fresh_copy().Hello, pymongo.hello.Hello)
+
+
+class RegisteredListenersTests(SynchronousTestCase):
+    """
+    L{_pymongo.registered_listeners}.
+    """
+
+    def test_registered(self) -> None:
+        """It has what C{pymongo.monitoring.register} was given."""
+
+        class Listener(monitoring.CommandListener):
+            """One that is never told anything."""
+
+        listener = Listener()
+        kept = monitoring._LISTENERS.command_listeners  # type: ignore[attr-defined]  # private
+        self.addCleanup(kept.__delitem__, slice(len(kept), None))
+        monitoring.register(listener)
+        self.assertIn(listener, _pymongo.registered_listeners())
+
+    def test_hidden(self) -> None:
+        """Where PyMongo hides them, nobody is registered."""
+        hidden = monitoring._LISTENERS  # type: ignore[attr-defined]  # private
+        self.addCleanup(setattr, monitoring, "_LISTENERS", hidden)
+        del monitoring._LISTENERS  # type: ignore[attr-defined]  # private
+        self.assertEqual(fresh_copy().registered_listeners(), [])
 
 
 class SaslprepTests(ModuleTakingTestCase):
@@ -349,3 +375,25 @@ class CommandErrorTests(SynchronousTestCase):
         self.assertEqual(_pymongo.SHUTTING_DOWN_CODES, helpers_shared._SHUTDOWN_CODES)
         # PyMongo has one set for reads and writes; ours is the reads'.
         self.assertLessEqual(_pymongo.RETRYABLE_CODES, helpers_shared._RETRYABLE_ERROR_CODES)
+
+
+class PublicSuffixTests(ModuleTakingTestCase):
+    """
+    PyMongo's list of domains that are everybody's.
+    """
+
+    def test_list(self) -> None:
+        """Domains below which anybody may register names, and others."""
+        if importlib.util.find_spec("pymongo._psl") is None:
+            raise SkipTest("this PyMongo has no list of public suffixes")
+        for domain, public in (("com", True), ("co.uk", True), ("example.com", False)):
+            self.assertEqual(_pymongo.is_public_suffix(domain), public, domain)
+
+    def test_without_list(self) -> None:
+        """Without the list only top-level domains are known."""
+        # Absent from an older PyMongo, where it is as if it were taken away.
+        if "pymongo._psl" in sys.modules:
+            self.take_away("pymongo._psl")
+        other = fresh_copy()
+        self.assertTrue(other.is_public_suffix("com"))
+        self.assertFalse(other.is_public_suffix("co.uk"))

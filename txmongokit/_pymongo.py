@@ -64,9 +64,9 @@ except ImportError:
 
 _is_public_suffix: Callable[[str], bool] | None = None
 try:
-    from pymongo import _psl
+    from pymongo._psl import is_public_suffix as _listed_suffix
 
-    _is_public_suffix = _psl.is_public_suffix
+    _is_public_suffix = _listed_suffix
 except ImportError:
     pass
 

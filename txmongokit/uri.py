@@ -234,8 +234,8 @@ class _Option:
 
     @property
     def guards(self) -> bool:
-        """Whether security depends on it."""
-        return self.name.lower().startswith(_SECURITY)
+        """Whether security, or whether data are safe, depends on it."""
+        return self.name == "w" or self.name.lower().startswith(_SECURITY)
 
     @property
     def secret(self) -> bool:

@@ -59,8 +59,8 @@ def _test_of(path: Path, make: Format) -> Callable[[Any], None]:
 
 
 for _path, _make in files(SPECIFICATIONS):
-    _name = "_".join(_path.relative_to(SPECIFICATIONS).with_suffix("").parts)
-    setattr(SpecificationTests, f"test_{re.sub(r'\W', '_', _name)}", _test_of(_path, _make))
+    _name = re.sub(r"\W", "_", _path.relative_to(SPECIFICATIONS).with_suffix("").as_posix())
+    setattr(SpecificationTests, f"test_{_name}", _test_of(_path, _make))
 
 
 class RunTests(SynchronousTestCase):
