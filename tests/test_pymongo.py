@@ -190,16 +190,16 @@ class RegisteredListenersTests(SynchronousTestCase):
             """One that is never told anything."""
 
         listener = Listener()
-        kept = monitoring._LISTENERS.command_listeners  # type: ignore[attr-defined]  # private
+        kept = monitoring._LISTENERS.command_listeners
         self.addCleanup(kept.__delitem__, slice(len(kept), None))
         monitoring.register(listener)
         self.assertIn(listener, _pymongo.registered_listeners())
 
     def test_hidden(self) -> None:
         """Where PyMongo hides them, nobody is registered."""
-        hidden = monitoring._LISTENERS  # type: ignore[attr-defined]  # private
+        hidden = monitoring._LISTENERS
         self.addCleanup(setattr, monitoring, "_LISTENERS", hidden)
-        del monitoring._LISTENERS  # type: ignore[attr-defined]  # private
+        del monitoring._LISTENERS
         self.assertEqual(fresh_copy().registered_listeners(), [])
 
 

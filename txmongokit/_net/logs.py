@@ -12,7 +12,6 @@ observers, so C{MONGODB_LOG_PATH} is not looked at.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -145,12 +144,13 @@ class StructuredLog:
         """
         A document as text: extended JSON, no longer than allowed.
         """
-        part = _Part(self._length).of(document)
         try:
+            part = _Part(self._length).of(document)
             text = json_util.dumps(part, json_options=_JSON, default=repr, ensure_ascii=False)
-        except Exception:
-            # A user's class that says it is what it is not, or a date out of range.
-            text = json.dumps(repr(part), ensure_ascii=False)
+        except Exception as error:
+            # What users put in documents does what it likes, and no log is
+            # worth an operation.
+            text = f"<{type(document).__name__} that cannot be shown: {type(error).__name__}>"
         return self._short(text)
 
     def error(self, error: BaseException) -> str:
