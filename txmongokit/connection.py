@@ -115,16 +115,6 @@ class ConnectionPool:
         if reactor is None:
             from twisted.internet import reactor
         client_options = parse_options(uri, **kwargs)
-        credentials = client_options.credentials
-        if (
-            credentials is not None
-            and credentials.mechanism == "PLAIN"
-            and client_options.tls is None
-            and ssl_context_factory is None
-        ):
-            raise ConfigurationError(
-                "authMechanism=PLAIN sends the password as it is: add tls=true"
-            )
         if client_options.load_balanced:
             raise ConfigurationError(NO_LOAD_BALANCERS)
         self._uri = uri

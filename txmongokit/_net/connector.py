@@ -104,6 +104,9 @@ class Connector:
         see L{adapted_creator}.
     @param endpoint_factory: how to reach a server, for proxies and tests.
     @ivar credentials: who logs in on new connections; C{None} for nobody.
+
+    @raise ConfigurationError: a password would be sent as it is, or the
+        application's name is too long.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Connector:
         self._warned = False
         self._drivers: list[DriverInfo] = []
         self._metadata = self._introduction()
+        self._check_secrecy(options.credentials)
 
     @property
     def encrypts(self) -> bool:
@@ -224,6 +228,12 @@ class Connector:
             if not waiting.called:
                 waiting.callback(None)
 
+    def _check_secrecy(self, credentials: Credentials | None) -> None:
+        if credentials is not None and credentials.mechanism == "PLAIN" and not self.encrypts:
+            raise ConfigurationError(
+                "authMechanism=PLAIN sends the password as it is: add tls=true"
+            )
+
     def _introduction(self) -> dict[str, Any]:
         return client_metadata(
             self._options.app_name,
@@ -289,11 +299,7 @@ class Connector:
         return connecting
 
     async def _connect(self, attempt: _Attempt) -> MongoProtocol:
-        credentials = attempt.credentials
-        if credentials is not None and credentials.mechanism == "PLAIN" and not self.encrypts:
-            raise ConfigurationError(
-                "authMechanism=PLAIN sends the password as it is: add tls=true"
-            )
+        self._check_secrecy(attempt.credentials)
         factory = Factory.forProtocol(MongoProtocol)
         factory.noisy = False
         endpoint = self._endpoint(attempt.address)
