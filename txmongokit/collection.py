@@ -21,14 +21,7 @@ from pymongo.results import (
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txmongokit._sansio.commands.admin import (
-    CreateIndexes,
-    Drop,
-    DropIndexes,
-    ListCollections,
-    ListIndexes,
-    RenameCollection,
-)
+from txmongokit._sansio.commands.admin import Drop, ListCollections, RenameCollection
 from txmongokit._sansio.commands.arguments import (
     Keys,
     Projection,
@@ -39,6 +32,7 @@ from txmongokit._sansio.commands.arguments import (
 )
 from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite, check_replacement, check_update, ensure_id
+from txmongokit._sansio.commands.indexes import CreateIndexes, DropIndexes, ListIndexes
 from txmongokit._sansio.commands.read import (
     CountDocuments,
     Distinct,
@@ -464,11 +458,11 @@ class Collection(Scope, Generic[DocumentT]):
         command = InsertStatement(
             self._database_name,
             self._name,
-            (bson.encode(document, False, limits.codec_options),),
+            bson.encode(document, False, limits.codec_options),
             limits,
+            inserted_id=identifier,
             **options,
         )
-        command.inserted_id = identifier
         return self._run(command, session)
 
     def insert_many(

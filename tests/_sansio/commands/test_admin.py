@@ -13,15 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from txmongokit._sansio.commands.admin import (
     AbortTransaction,
     CommitTransaction,
-    CreateIndexes,
     DropDatabase,
     EndSessions,
     KillSessions,
     ListCollections,
     ListDatabases,
-    ListIndexes,
 )
 from txmongokit._sansio.commands.base import CommandOptions
+from txmongokit._sansio.commands.indexes import CreateIndexes, ListIndexes
 from txmongokit.errors import WriteConcernError
 from txmongokit.types import ConnectionInfo
 

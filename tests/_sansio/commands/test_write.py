@@ -17,7 +17,6 @@ from txmongokit._sansio.commands.write import (
 )
 from txmongokit.errors import (
     DocumentTooLarge,
-    NotPrimaryError,
     WriteConcernError,
     WTimeoutError,
 )
@@ -73,7 +72,10 @@ class StatementsTests(SynchronousTestCase):
         self.assertIn("100", str(error))
 
     def test_retryable_concern_error(self) -> None:
-        """A write concern error that may be retried is raised once, then handed out."""
+        """
+        A write concern error that may be retried, or is a server's that shuts
+        down, is raised, and the reply kept in case that it is not retried.
+        """
         reply = {
             "ok": 1,
             "n": 1,
@@ -82,10 +84,14 @@ class StatementsTests(SynchronousTestCase):
         }
         command = Insert("db", "c", [bytes(10)], OPTIONS)
         command.build(INFO)
-        error = self.assertRaises(NotPrimaryError, command.parse, reply, INFO)
+        error = self.assertRaises(WriteConcernError, command.parse, reply, INFO)
         self.assertTrue(error.has_error_label("RetryableWriteError"))
         self.assertEqual(command.unsettled, reply)
         command.retrying()
+        self.assertIsNone(command.unsettled)
+        del reply["errorLabels"]
+        self.assertRaises(WriteConcernError, command.parse, reply, INFO)
+        reply["writeConcernError"] = {"code": 100, "errmsg": "not enough members"}
         self.assertEqual(command.parse(reply, INFO), reply)
 
     def test_raw_write_is_one_message(self) -> None:
@@ -106,7 +112,7 @@ class ErrorTests(SynchronousTestCase):
         for document, expected in (
             ({"code": 64, "errmsg": "x", "errInfo": {"wtimeout": True}}, WTimeoutError),
             ({"code": 100, "errmsg": "x"}, WriteConcernError),
-            ({"code": 189, "errmsg": "x"}, NotPrimaryError),
+            ({"code": 189, "errmsg": "x"}, WriteConcernError),
         ):
             reply = {"writeConcernError": document}
             self.assertRaises(expected, raise_write_concern_error, reply)

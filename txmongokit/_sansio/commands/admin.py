@@ -1,5 +1,5 @@
 """
-Commands about databases, collections, indexes, sessions and transactions.
+Commands about databases, collections, sessions and transactions.
 """
 
 from __future__ import annotations
@@ -12,54 +12,77 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from txmongokit._sansio.commands.arguments import add_options, collation_document
-from txmongokit._sansio.commands.base import Command, CommandOptions, Request
+from txmongokit._sansio.commands.base import (
+    Command,
+    CommandOptions,
+    CursorBatch,
+    DocumentCommand,
+    Request,
+)
 from txmongokit._sansio.commands.read import CursorCommand
 from txmongokit._sansio.commands.write import raise_write_concern_error
+from txmongokit.errors import CollectionInvalid, ConfigurationError
 from txmongokit.types import ConnectionInfo
 
 __all__ = [
     "AbortTransaction",
     "CommitTransaction",
     "CreateCollection",
-    "CreateIndexes",
+    "Definition",
     "Drop",
     "DropDatabase",
-    "DropIndexes",
     "EndSessions",
     "KillSessions",
     "ListCollections",
     "ListDatabases",
-    "ListIndexes",
+    "ModifyCollection",
     "RenameCollection",
+    "ServerInformation",
+    "ValidateCollection",
+    "on_primary",
 ]
+
+NAMESPACE_NOT_FOUND = 26
+"""What servers answer where there is no such collection."""
 
 # How long a repeated commit waits for its majority (transactions specification).
 _COMMIT_WTIMEOUT = 10_000
 
 
-def _on_primary(options: CommandOptions) -> CommandOptions:
-    """Definitions are read from the primary, whatever documents are read from."""
+def on_primary(options: CommandOptions) -> CommandOptions:
+    """
+    Options for reading definitions: from the primary, whatever documents are
+    read from.
+    """
     return replace(options, read_preference=ReadPreference.PRIMARY)
 
 
-class _Definition(Command[dict[str, Any]]):
-    """A command that changes what there is: it takes a write concern, once."""
+class Definition(DocumentCommand[dict[str, Any]]):
+    """
+    A command that changes what there is: it takes a write concern and is
+    not tried again.  Its result is the reply.
+
+    @param tolerates_missing: whether it does not matter that there is no
+        such collection.
+    """
 
     is_write = True
-    collection: str | None = None
 
-    def __init__(self, database: str, options: CommandOptions, body: dict[str, Any]) -> None:
-        super().__init__(database, options)
-        self._body = body
+    def __init__(
+        self,
+        database: str,
+        collection: str | None,
+        options: CommandOptions,
+        body: dict[str, Any],
+        *,
+        tolerates_missing: bool = False,
+    ) -> None:
+        super().__init__(database, collection, options, body)
+        self._tolerates_missing = tolerates_missing
 
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}, or the database alone."""
-        return self.database if self.collection is None else f"{self.database}.{self.collection}"
-
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
+    def tolerates(self, reply: Mapping[str, Any]) -> bool:
+        """That there is no such collection, where it does not matter."""
+        return self._tolerates_missing and _is_missing(reply)
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
         """The reply."""
@@ -71,9 +94,13 @@ class _Definition(Command[dict[str, Any]]):
         return {}
 
 
-class Drop(_Definition):
+def _is_missing(reply: Mapping[str, Any]) -> bool:
+    return reply.get("code") == NAMESPACE_NOT_FOUND or reply.get("errmsg") == "ns not found"
+
+
+class Drop(Definition):
     """
-    Drop a collection.
+    Drop a collection, if it is there.
     """
 
     name = "drop"
@@ -82,16 +109,15 @@ class Drop(_Definition):
         self, database: str, collection: str, options: CommandOptions, *, comment: Any = None
     ) -> None:
         body = add_options({"drop": collection}, {"comment": "comment"}, {"comment": comment})
-        super().__init__(database, options, body)
-        self.collection = collection
+        super().__init__(database, collection, options, body, tolerates_missing=True)
 
 
-class CreateCollection(_Definition):
+class CreateCollection(Definition):
     """
     Create a collection, view or time series.
 
     @param arguments: the server's own options (C{capped}, C{size},
-        C{validator}, ...), sent as they are.
+        C{validator}, ...), sent as they are; a PyMongo C{Collation} will do.
     """
 
     name = "create"
@@ -99,15 +125,73 @@ class CreateCollection(_Definition):
     def __init__(
         self, database: str, collection: str, options: CommandOptions, **arguments: Any
     ) -> None:
-        body = {"create": collection}
-        body.update((name, value) for name, value in arguments.items() if value is not None)
-        if "collation" in body:
-            body["collation"] = collation_document(arguments["collation"])  # type: ignore[assignment]
-        super().__init__(database, options, body)
-        self.collection = collection
+        body = _with_arguments({"create": collection}, arguments)
+        super().__init__(database, collection, options, body)
 
 
-class DropDatabase(_Definition):
+class ModifyCollection(Definition):
+    """
+    Change a collection's or a view's options (C{collMod}).
+
+    @param arguments: the server's own options, sent as they are.
+    """
+
+    name = "collMod"
+
+    def __init__(
+        self, database: str, collection: str, options: CommandOptions, **arguments: Any
+    ) -> None:
+        body = _with_arguments({"collMod": collection}, arguments)
+        super().__init__(database, collection, options, body)
+
+
+def _with_arguments(body: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if arguments.get("encryptedFields") is not None:
+        raise ConfigurationError(
+            "encryptedFields needs client-side encryption, which this client does not have"
+        )
+    body.update((name, value) for name, value in arguments.items() if value is not None)
+    if "collation" in body:
+        body["collation"] = collation_document(body["collation"])
+    return body
+
+
+class ValidateCollection(DocumentCommand[dict[str, Any]]):
+    """
+    Look for damage in a collection (C{validate}).  Its result is the reply.
+
+    @param arguments: C{scandata}, C{full}, C{background}, C{comment}.
+    """
+
+    name = "validate"
+
+    def __init__(
+        self, database: str, collection: str, options: CommandOptions, **arguments: Any
+    ) -> None:
+        names = {
+            "scandata": "scandata",
+            "full": "full",
+            "background": "background",
+            "comment": "comment",
+        }
+        body = add_options({"validate": collection}, names, arguments)
+        super().__init__(database, collection, options, body)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+        """
+        The reply.
+
+        @raise CollectionInvalid: the collection, or a shard's part of it, is
+            damaged.
+        """
+        for part in (reply, *reply.get("raw", {}).values()):
+            text = part.get("result", "")
+            if part.get("valid") is False or "exception" in text or "corrupt" in text:
+                raise CollectionInvalid(f"{self.namespace} is invalid: {part.get('errors') or text}")
+        return reply
+
+
+class DropDatabase(Definition):
     """
     Drop a whole database.
     """
@@ -116,10 +200,10 @@ class DropDatabase(_Definition):
 
     def __init__(self, database: str, options: CommandOptions, *, comment: Any = None) -> None:
         body = add_options({"dropDatabase": 1}, {"comment": "comment"}, {"comment": comment})
-        super().__init__(database, options, body)
+        super().__init__(database, None, options, body)
 
 
-class RenameCollection(_Definition):
+class RenameCollection(Definition):
     """
     Rename a collection, perhaps into another database.
 
@@ -133,59 +217,7 @@ class RenameCollection(_Definition):
     def __init__(self, source: str, target: str, options: CommandOptions, **arguments: Any) -> None:
         body = {"renameCollection": source, "to": target}
         names = {"drop_target": "dropTarget", "comment": "comment"}
-        super().__init__("admin", options, add_options(body, names, arguments))
-
-
-class CreateIndexes(_Definition):
-    """
-    Create indexes.
-
-    @param indexes: their specifications, C{key} and C{name} included.
-    @param arguments: C{commit_quorum}, C{comment}, C{max_time_ms}.
-    """
-
-    name = "createIndexes"
-
-    def __init__(
-        self,
-        database: str,
-        collection: str,
-        options: CommandOptions,
-        indexes: Sequence[Mapping[str, Any]],
-        **arguments: Any,
-    ) -> None:
-        body = {"createIndexes": collection, "indexes": list(indexes)}
-        names = {
-            "commit_quorum": "commitQuorum",
-            "comment": "comment",
-            "max_time_ms": "maxTimeMS",
-        }
-        super().__init__(database, options, add_options(body, names, arguments))
-        self.collection = collection
-
-
-class DropIndexes(_Definition):
-    """
-    Drop indexes.
-
-    @param index: a name, the keys, or C{"*"} for all but the one on C{_id}.
-    @param arguments: C{comment}, C{max_time_ms}.
-    """
-
-    name = "dropIndexes"
-
-    def __init__(
-        self,
-        database: str,
-        collection: str,
-        options: CommandOptions,
-        index: str | Mapping[str, Any],
-        **arguments: Any,
-    ) -> None:
-        body = {"dropIndexes": collection, "index": index}
-        names = {"comment": "comment", "max_time_ms": "maxTimeMS"}
-        super().__init__(database, options, add_options(body, names, arguments))
-        self.collection = collection
+        super().__init__("admin", None, options, add_options(body, names, arguments))
 
 
 class ListCollections(CursorCommand):
@@ -193,7 +225,7 @@ class ListCollections(CursorCommand):
     The collections of a database.
 
     @param arguments: C{filter}, C{name_only}, C{authorized_collections},
-        C{comment}.
+        C{comment}, C{raw_data}.
     """
 
     name = "listCollections"
@@ -217,41 +249,14 @@ class ListCollections(CursorCommand):
             "name_only": "nameOnly",
             "authorized_collections": "authorizedCollections",
             "comment": "comment",
+            "raw_data": "rawData",
         }
-        super().__init__(database, None, _on_primary(options), add_options(body, names, arguments))
+        super().__init__(database, None, on_primary(options), add_options(body, names, arguments))
 
 
-class ListIndexes(CursorCommand):
+class ListDatabases(CursorCommand):
     """
-    The indexes of a collection.
-
-    @param arguments: C{comment}.
-    """
-
-    name = "listIndexes"
-    retryable = True
-    follows_read_preference = True
-
-    def __init__(
-        self,
-        database: str,
-        collection: str,
-        options: CommandOptions,
-        *,
-        batch_size: int | None = None,
-        **arguments: Any,
-    ) -> None:
-        body: dict[str, Any] = {
-            "listIndexes": collection,
-            "cursor": {} if batch_size is None else {"batchSize": batch_size},
-        }
-        add_options(body, {"comment": "comment"}, arguments)
-        super().__init__(database, collection, _on_primary(options), body)
-
-
-class ListDatabases(Command[list[dict[str, Any]]]):
-    """
-    The databases of a deployment.
+    The databases of a deployment: all in one batch.
 
     @param arguments: C{filter}, C{name_only}, C{authorized_databases},
         C{comment}.
@@ -262,23 +267,35 @@ class ListDatabases(Command[list[dict[str, Any]]]):
     follows_read_preference = True
 
     def __init__(self, options: CommandOptions, **arguments: Any) -> None:
-        super().__init__("admin", _on_primary(options))
         names = {
             "filter": "filter",
             "name_only": "nameOnly",
             "authorized_databases": "authorizedDatabases",
             "comment": "comment",
         }
-        self._body = add_options({"listDatabases": 1}, names, arguments)
+        body = add_options({"listDatabases": 1}, names, arguments)
+        super().__init__("admin", None, on_primary(options), body)
 
-    def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
-
-    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> list[dict[str, Any]]:
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
         """One document for each database."""
-        databases: list[dict[str, Any]] = reply["databases"]
-        return databases
+        return CursorBatch(0, "admin.$cmd", reply["databases"], info.address, reply)
+
+
+class ServerInformation(DocumentCommand[dict[str, Any]]):
+    """
+    What server it is (C{buildInfo}).  Its result is the reply.
+    """
+
+    name = "buildInfo"
+    retryable = True
+    follows_read_preference = True
+
+    def __init__(self, options: CommandOptions) -> None:
+        super().__init__("admin", None, on_primary(options), {"buildInfo": 1})
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+        """The reply."""
+        return reply
 
 
 class _TransactionEnd(Command[None]):

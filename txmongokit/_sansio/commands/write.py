@@ -9,7 +9,7 @@ specifications.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,13 +18,19 @@ from bson.codec_options import CodecOptions
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
 from txmongokit._pymongo import NODE_RECOVERING_CODES, NOT_PRIMARY_CODES, decode_selective
-from txmongokit._sansio.commands.arguments import add_options
-from txmongokit._sansio.commands.base import Command, CommandOptions, Request
+from txmongokit._sansio.commands.arguments import add_options, names_one_document
+from txmongokit._sansio.commands.base import (
+    Command,
+    CommandOptions,
+    DocumentCommand,
+    Request,
+    sendable,
+)
 from txmongokit.errors import (
     BulkWriteError,
+    ConfigurationError,
     DocumentTooLarge,
     DuplicateKeyError,
-    NotPrimaryError,
     WriteConcernError,
     WriteError,
     WTimeoutError,
@@ -43,8 +49,10 @@ __all__ = [
     "Statements",
     "Update",
     "UpdateStatement",
-    "WriteCommand",
+    "check_unacknowledged",
     "delete_statement",
+    "is_prompt",
+    "is_small_change",
     "raise_write_concern_error",
     "raise_write_errors",
     "raw_write_command",
@@ -59,6 +67,7 @@ _COMMAND_OVERHEAD = 16 * 1024
 _DUPLICATE_KEY = frozenset({11000, 11001, 12582})
 _WRITE_CONCERN_FAILED = 64
 _RETRYABLE = "RetryableWriteError"
+_STATE_CHANGE_CODES = NOT_PRIMARY_CODES | NODE_RECOVERING_CODES
 
 
 def raise_write_concern_error(
@@ -70,24 +79,29 @@ def raise_write_concern_error(
     @param details: what the error's C{details} are to be, if not the
         C{writeConcernError} document.
 
+    The C{details} carry the reply's C{errorLabels}, by which it is tried
+    again, and C{topologyVersion}, by which a server's shutdown is told from
+    one that is over.
+
     @raise WTimeoutError: not in time.
-    @raise WriteConcernError: for another reason.
-    @raise NotPrimaryError: the server stepped down meanwhile.
+    @raise WriteConcernError: for another reason; with the code of a server
+        that stepped down or shuts down, too.
     """
     error = reply.get("writeConcernError")
     if not error:
         return
     if details is None:
-        details = dict(error)
-        if reply.get("errorLabels"):
-            details["errorLabels"] = reply["errorLabels"]
+        details = {**error, **_envelope(reply)}
     message = error.get("errmsg", "the write concern was not met")
     code = error.get("code")
-    if code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES:
-        raise NotPrimaryError(message, details)
     if error.get("errInfo", {}).get("wtimeout") or code == _WRITE_CONCERN_FAILED:
         raise WTimeoutError(message, code, details)
     raise WriteConcernError(message, code, details)
+
+
+def _envelope(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a reply belongs to every error in it."""
+    return {name: reply[name] for name in ("errorLabels", "topologyVersion") if reply.get(name)}
 
 
 def raise_write_errors(reply: Mapping[str, Any]) -> None:
@@ -107,41 +121,80 @@ def raise_write_errors(reply: Mapping[str, Any]) -> None:
         raise_write_concern_error(reply)
         return
     first = errors[0]
-    details = {**first, "n": reply.get("n", 0)}
-    if reply.get("errorLabels"):
-        details["errorLabels"] = reply["errorLabels"]
+    details = {**first, "n": reply.get("n", 0), **_envelope(reply)}
     code = first.get("code")
     kind = DuplicateKeyError if code in _DUPLICATE_KEY else WriteError
     raise kind(first.get("errmsg", "the server refused the write"), code, details)
 
 
-class WriteCommand(Command[ResultT], Generic[ResultT]):
+# What servers know of in unacknowledged writes: an older one would ignore the
+# option, and nobody would learn of it (CRUD specification).
+_UNACKNOWLEDGED_SINCE = {
+    ("update", "hint"): 8,
+    ("delete", "hint"): 9,
+    ("findAndModify", "hint"): 9,
+    ("update", "sort"): 25,
+}
+_NEVER_UNACKNOWLEDGED = frozenset({"collation", "array_filters"})
+
+
+def check_unacknowledged(name: str, demands: Iterable[str], info: ConnectionInfo) -> None:
     """
-    What all commands that write documents have in common.
+    Refuse what an unacknowledged write cannot ask for.
 
-    @ivar collection: the collection's name.
+    @param name: the command's name.
+    @param demands: which options it has.
+    @raise ConfigurationError: the server may ignore one of them in silence.
     """
+    for demand in demands:
+        if demand in _NEVER_UNACKNOWLEDGED:
+            raise ConfigurationError(
+                f"{demand} needs an acknowledged write: pass a write concern other than w=0"
+            )
+        if info.max_wire_version < _UNACKNOWLEDGED_SINCE.get((name, demand), 0):
+            raise ConfigurationError(
+                f"this server may ignore {demand} in an unacknowledged {name}: "
+                "pass a write concern other than w=0"
+            )
 
-    is_write = True
 
-    def __init__(self, database: str, collection: str, options: CommandOptions) -> None:
-        super().__init__(database, options)
-        self.collection = collection
+# An insert up to this size takes no longer than other point commands.
+_SMALL = 64 * 1024
 
-    @property
-    def namespace(self) -> str:
-        """C{database.collection}."""
-        return f"{self.database}.{self.collection}"
+
+def is_prompt(options: CommandOptions) -> bool:
+    """
+    Whether a write concern lets a write be answered without a wait for other
+    members or the journal, beyond what the server does by default.
+    """
+    concern = options.write_concern
+    return concern.is_server_default or concern.document in ({"w": 1}, {"w": 0})
+
+
+def is_small_change(filter: Any, update: Any, options: CommandOptions, **arguments: Any) -> bool:
+    """
+    Whether changing one document takes no more than one look into an index:
+    its filter is an C{_id} and no stage or option makes the server think.
+
+    @param update: C{None} for a deletion.
+    """
+    return (
+        names_one_document(filter)
+        and (update is None or isinstance(update, Mapping))
+        and is_prompt(options)
+        and all(value is None or name == "upsert" for name, value in arguments.items())
+    )
 
 
 _STATEMENTS_OPTIONS = {
     "bypass_document_validation": "bypassDocumentValidation",
     "comment": "comment",
     "let": "let",
+    "raw_data": "rawData",
 }
 
 
-class Statements(WriteCommand[ResultT], Generic[ResultT]):
+class Statements(Command[ResultT], Generic[ResultT]):
     """
     Statements of one kind, sent in as few commands as limits allow.
 
@@ -150,11 +203,14 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
 
     @cvar field: the document sequence's name.
     @ivar offset: how many statements replies have been seen for.
-    @ivar unsettled: a reply that was raised as an error because the write
-        may be tried again, C{None} otherwise.
-    @param arguments: C{bypass_document_validation}, C{comment}, C{let}.
+    @ivar unsettled: a reply whose unmet write concern was raised, C{None}
+        otherwise: it counts, unless the write is tried again.
+    @param demands: see L{check_unacknowledged}.
+    @param arguments: C{bypass_document_validation}, C{comment}, C{let},
+        C{raw_data}.
     """
 
+    is_write = True
     field: ClassVar[str]
 
     def __init__(
@@ -166,21 +222,29 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
         *,
         ordered: bool = True,
         retryable: bool = True,
+        demands: Iterable[str] = (),
         **arguments: Any,
     ) -> None:
-        super().__init__(database, collection, options)
+        self.database = database
+        self.collection = collection
+        self.options = options
         self.retryable = retryable
+        self._demands = demands
         self.offset = 0
         self.unsettled: dict[str, Any] | None = None
         self._statements = statements
         self._taken = 0
-        self._retried = False
         self._body: dict[str, Any] = {self.name: collection, "ordered": ordered}
         self._reserve = _COMMAND_OVERHEAD
         if arguments:
             add_options(self._body, _STATEMENTS_OPTIONS, arguments)
             if len(self._body) > 2:
                 self._reserve += len(bson.encode(self._body, False, options.codec_options))
+
+    @property
+    def namespace(self) -> str:
+        """C{database.collection}."""
+        return f"{self.database}.{self.collection}"
 
     @property
     def done(self) -> bool:
@@ -195,7 +259,10 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
 
         @raise DocumentTooLarge: a statement exceeds the server's limit.
             Raised before the first statement is sent.
+        @raise ConfigurationError: see L{check_unacknowledged}.
         """
+        if self._demands and not self.options.write_concern.acknowledged:
+            check_unacknowledged(self.name, self._demands, info)
         if not self._taken:
             if not self.offset:
                 self._check_sizes(info)
@@ -203,7 +270,7 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
         statements = self._statements
         if self._taken != len(statements):
             statements = statements[self.offset : self.offset + self._taken]
-        return Request(self._body.copy(), ((self.field, statements),))
+        return Request(sendable(self._body, info), ((self.field, statements),))
 
     def _check_sizes(self, info: ConnectionInfo) -> None:
         limit = info.max_bson_size
@@ -228,8 +295,7 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
         return taken
 
     def retrying(self) -> None:
-        """The second try's reply counts, whatever it says."""
-        self._retried = True
+        """The next try's reply counts, whatever it says."""
         self.unsettled = None
 
     def settle(self) -> int:
@@ -240,17 +306,16 @@ class Statements(WriteCommand[ResultT], Generic[ResultT]):
         """
         taken, self._taken = self._taken, 0
         self.offset += taken
-        self._retried = False
         self.unsettled = None
         return taken
 
-    def _check_retry(self, reply: dict[str, Any]) -> None:
-        # Raised, so that the layer that runs commands tries once more.
-        if (
-            "writeConcernError" in reply
-            and self.retryable
-            and not self._retried
-            and _RETRYABLE in reply.get("errorLabels", ())
+    def _check_concern(self, reply: dict[str, Any]) -> None:
+        # Raised where the layer that runs commands has to know: to try again,
+        # or because the server is no primary any more.
+        error = reply.get("writeConcernError")
+        if error and (
+            (self.retryable and _RETRYABLE in reply.get("errorLabels", ()))
+            or error.get("code") in _STATE_CHANGE_CODES
         ):
             self.unsettled = reply
             raise_write_concern_error(reply)
@@ -263,7 +328,7 @@ class Batches(Statements[dict[str, Any]]):
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
         """The reply, failed statements included."""
-        self._check_retry(reply)
+        self._check_concern(reply)
         return reply
 
     def unacknowledged(self) -> dict[str, Any]:
@@ -302,12 +367,26 @@ class InsertStatement(Statements[InsertOneResult]):
     """
     C{insert} of one document.
 
-    @ivar inserted_id: what the result reports.
+    @param document: it, encoded.
+    @param inserted_id: what the result reports.
     """
 
     name = "insert"
     field = "documents"
-    inserted_id: Any = None
+
+    def __init__(
+        self,
+        database: str,
+        collection: str,
+        document: bytes,
+        options: CommandOptions,
+        *,
+        inserted_id: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(database, collection, (document,), options, **arguments)
+        self.inserted_id = inserted_id
+        self.shareable = len(document) <= _SMALL and is_prompt(options)
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> InsertOneResult:
         """The result, or the reason why nothing was inserted."""
@@ -578,10 +657,11 @@ _MODIFY_OPTIONS = {
     "hint": "hint",
     "let": "let",
     "max_time_ms": "maxTimeMS",
+    "raw_data": "rawData",
 }
 
 
-class FindAndModify(WriteCommand[Any]):
+class FindAndModify(DocumentCommand[Any]):
     """
     C{findAndModify}: change or remove one document and give it back.
 
@@ -591,6 +671,7 @@ class FindAndModify(WriteCommand[Any]):
     """
 
     name = "findAndModify"
+    is_write = True
     retryable = True
 
     def __init__(
@@ -602,17 +683,27 @@ class FindAndModify(WriteCommand[Any]):
         update: Any = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(database, collection, options)
         body: dict[str, Any] = {"findAndModify": collection, "query": filter}
         if update is None:
             body["remove"] = True
         else:
             body["update"] = update
-        self._body = add_options(body, _MODIFY_OPTIONS, arguments)
+        super().__init__(
+            database, collection, options, add_options(body, _MODIFY_OPTIONS, arguments)
+        )
+        self._demands = [
+            name for name in ("collation", "array_filters", "hint") if arguments.get(name)
+        ]
 
     def build(self, info: ConnectionInfo) -> Request:
-        """The same document each time, copied."""
-        return Request(dict(self._body))
+        """
+        The same document each time, copied.
+
+        @raise ConfigurationError: see L{check_unacknowledged}.
+        """
+        if self._demands and not self.options.write_concern.acknowledged:
+            check_unacknowledged(self.name, self._demands, info)
+        return super().build(info)
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         """The reply, with the document in the command's codec options."""
