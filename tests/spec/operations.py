@@ -11,6 +11,7 @@ from typing import Any
 
 from pymongo.cursor_shared import CursorType
 from pymongo.driver_info import DriverInfo
+from pymongo.errors import PyMongoError
 from pymongo.operations import SearchIndexModel
 from twisted.internet.defer import Deferred
 
@@ -82,9 +83,21 @@ def _listed(method: str, **names: str) -> Handler:
         found = getattr(target, method)(**_renamed(arguments, **names))
         if isinstance(found, Deferred):
             found = await found
-        return found if isinstance(found, list) else await found.to_list()
+        return found if isinstance(found, list) else await _all(found)
 
     return call
+
+
+async def _all(cursor: Any) -> list[Any]:
+    """
+    A cursor's documents; it is closed after an error, too.
+    """
+    try:
+        documents: list[Any] = await cursor.to_list()
+    except PyMongoError:
+        await cursor.close()
+        raise
+    return documents
 
 
 def _named(method: str) -> Handler:
@@ -165,7 +178,7 @@ async def _list_search_indexes(target: Any, arguments: Arguments) -> Any:
     found = target.list_search_indexes(arguments.get("name"), **options)
     if isinstance(found, Deferred):
         found = await found
-    return await found.to_list()
+    return await _all(found)
 
 
 async def _run_command(target: Any, arguments: Arguments) -> Any:
@@ -174,7 +187,7 @@ async def _run_command(target: Any, arguments: Arguments) -> Any:
 
 async def _cursor_command(target: Any, arguments: Arguments) -> Any:
     found = _command_cursor(target, arguments)
-    return await found.to_list()
+    return await _all(found)
 
 
 async def _create_command_cursor(target: Any, arguments: Arguments) -> Any:
