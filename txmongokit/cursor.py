@@ -231,6 +231,8 @@ class CommandCursor(Generic[DocumentT]):
         self._fetching = False
         self._fetch: Deferred[list[DocumentT]] | None = None
         self._killing: Deferred[None] | None = None
+        # What stays on a server that could not be told yet.
+        self._left: CursorBatch | None = None
 
     def _set_timeout_mode(self, mode: TimeoutMode | str | None) -> None:
         self._by_iteration = self._tailable
@@ -392,6 +394,9 @@ class CommandCursor(Generic[DocumentT]):
                 return []
             raise
         self._last = batch
+        if self._left is not None:
+            _kill(self._runner, self._left, self._options, self._session)
+            self._left = None
         documents: list[DocumentT] = batch.documents
         self._retrieved += len(documents)
         if not batch.cursor_id:
@@ -448,6 +453,8 @@ class CommandCursor(Generic[DocumentT]):
         broken = isinstance(error, AutoReconnect) and not isinstance(
             error, (NetworkTimeout, NotPrimaryError)
         )
+        if broken and self._keeps_session:
+            self._left = self._last
         if gone or broken:
             self._finish()
         else:
@@ -537,6 +544,7 @@ class CommandCursor(Generic[DocumentT]):
             keeps_session=True,
         )
         other._session, self._session = self._session, None
+        other._left, self._left = self._left, None
         return other
 
     async def __aenter__(self) -> Self:
