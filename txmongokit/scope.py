@@ -13,13 +13,19 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 
+from txmongokit._sansio.commands.arguments import nearest
 from txmongokit._sansio.commands.base import Command, CommandOptions
+from txmongokit._sansio.transactions import SessionState
+from txmongokit.errors import ConfigurationError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["Scope", "changed", "options_of"]
+__all__ = ["INHERITED", "Scope", "changed", "options_of", "written_in"]
 
 ResultT = TypeVar("ResultT")
+
+INHERITED = ("codec_options", "read_preference", "write_concern", "read_concern", "timeout")
+"""What clients, databases and collections pass down."""
 
 
 class Scope:
@@ -62,21 +68,90 @@ class Scope:
         """
         return self._options.write_concern
 
-    def _limited(self, timeout: float | None) -> CommandOptions:
+    def _limits(self, options: dict[str, Any]) -> CommandOptions:
+        """
+        The options of one operation: takes C{timeout} and C{deadline} out of
+        its arguments.
+        """
+        timeout = options.pop("timeout", None)
+        deadline = options.pop("deadline", None)
+        if deadline is not None:
+            # The one place that knows what a deadline is told in: on Twisted's
+            # reactors C{seconds()} counts as C{time.time()} does.
+            left = max(deadline - self._runner.seconds(), _NO_TIME)
+            timeout = min(timeout or left, left)
         if timeout is None:
             return self._options
-        return replace(self._options, timeout=timeout, timeout_given=True)
+        return replace(self._options, timeout=_checked_timeout(timeout), timeout_given=True)
+
+    def _limited(self, timeout: float | None) -> CommandOptions:
+        return self._limits({"timeout": timeout})
 
     def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
-        result: Deferred[ResultT] = self._runner.run(command, session_state(session))
+        state = session_state(session)
+        if state is not None and command.is_write:
+            command.options = written_in(state, command.options)
+        result: Deferred[ResultT] = self._runner.run(command, state)
         return result
+
+
+# What is left of the time when a deadline is over; 0 would lift the limit.
+_NO_TIME = 1e-9
+
+
+def _checked_timeout(timeout: Any) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if timeout < 0:
+        raise ValueError(f"timeout={timeout!r} must not be negative: 0 lifts the limit")
+    return timeout
+
+
+def written_in(state: SessionState, options: CommandOptions) -> CommandOptions:
+    """
+    The options of a write in an explicit session.
+
+    @raise ConfigurationError: it asks for no acknowledgement, and there is
+        no transaction, whose own write concern would count.
+    """
+    if options.write_concern.acknowledged:
+        return options
+    if not state.in_transaction:
+        raise ConfigurationError(
+            "an explicit session needs acknowledged writes: pass another write concern than w=0"
+        )
+    return replace(options, write_concern=WriteConcern())
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "codec_options": (CodecOptions,),
+    "read_concern": (ReadConcern,),
+    "write_concern": (WriteConcern,),
+}
 
 
 def changed(options: CommandOptions, given: dict[str, Any]) -> CommandOptions:
     """
     Options with others in the place of some; C{None} keeps what there is.
+
+    @raise TypeError: there is no such option, or it is of a wrong type.
+    @raise ValueError: C{timeout} is negative.
     """
-    new = {name: value for name, value in given.items() if value is not None}
+    new = {}
+    for name, value in given.items():
+        if name not in INHERITED:
+            raise TypeError(f"there is no option {name!r}{nearest(name, INHERITED)}")
+        if value is None:
+            continue
+        kinds = _KINDS.get(name)
+        if kinds is not None and not isinstance(value, kinds):
+            raise TypeError(f"{name} must be a {kinds[0].__name__}, not {type(value).__name__}")
+        if name == "read_preference" and not hasattr(value, "mode"):
+            raise TypeError(
+                "read_preference must be one of pymongo.ReadPreference's, "
+                f"not {type(value).__name__}"
+            )
+        new[name] = _checked_timeout(value) if name == "timeout" else value
     return replace(options, **new) if new else options
 
 
