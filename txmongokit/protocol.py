@@ -61,6 +61,7 @@ class MongoProtocol(Protocol):
         Until then it is what the transport knows.
     @ivar info: what the handshake told, once there has been one.
     @ivar hello: the handshake's whole reply; empty before.
+    @ivar greeting_time: how long C{hello} took then, in seconds.
     @ivar exchange: the conversation, for its limit and its compressor.
     @ivar on_lost: called once, when the connection is gone, with the reason.
     @ivar on_drained: called when the last of the replies has come that
@@ -75,6 +76,7 @@ class MongoProtocol(Protocol):
         self.address: Address = _UNKNOWN if address is None else address
         self.info: ConnectionInfo | None = None
         self.hello: Document = {}
+        self.greeting_time = 0.0
         self.exchange = Exchange()
         self.on_lost: Callable[[Exception], None] | None = None
         self.on_drained: Callable[[], None] | None = None

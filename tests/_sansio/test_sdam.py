@@ -206,6 +206,20 @@ class RoundTripTimeTests(SynchronousTestCase):
     L{RoundTripTime}.
     """
 
+    def test_minimum(self) -> None:
+        """The minimum is that of the last ten samples, and 0 before there are two."""
+        times = RoundTripTime()
+        times.add(1.0)
+        self.assertEqual(times.minimum, 0.0)
+        times.add(2.0)
+        self.assertEqual(times.minimum, 1.0)
+        for _ in range(9):
+            times.add(3.0)
+        self.assertEqual(times.minimum, 2.0)
+        times.reset()
+        times.add(4.0)
+        self.assertEqual(times.minimum, 0.0)
+
     def test_reset(self) -> None:
         """After a reset the next sample counts alone."""
         times = RoundTripTime()

@@ -384,7 +384,11 @@ class Connector:
 
     async def _asked(self, protocol: MongoProtocol, step: Step) -> Any:
         body = bson.encode({**step.body, "$db": step.database})
-        return bson.decode(await protocol.request(body, compress=False))
+        began = self._reactor.seconds()
+        reply = bson.decode(await protocol.request(body, compress=False))
+        if next(iter(step.body)) in _HELLO_NAMES:
+            protocol.greeting_time = self._reactor.seconds() - began
+        return reply
 
     def _derived(self, wanted: Derivation) -> Deferred[bytes]:
         """The key, made in a thread: the reactor has other things to do."""

@@ -29,7 +29,7 @@ from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
 
-__all__ = ["HandshakeResult", "client_metadata", "handshake"]
+__all__ = ["HandshakeResult", "client_metadata", "function_as_a_service", "handshake"]
 
 _COMMAND_NOT_FOUND = 59
 # 4.4, the oldest server that is supported.
@@ -152,7 +152,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[str, type]]] = {
 def _environment(environ: Mapping[str, str], in_docker: bool) -> dict[str, Any]:
     """Where we run: the handshake specification's C{client.env}."""
     found: dict[str, Any] = {}
-    name = _function_as_a_service(environ)
+    name = function_as_a_service(environ)
     if name is not None:
         found["name"] = name
         for key, (variable, kind) in _FIELDS[name].items():
@@ -172,7 +172,10 @@ def _environment(environ: Mapping[str, str], in_docker: bool) -> dict[str, Any]:
     return found
 
 
-def _function_as_a_service(environ: Mapping[str, str]) -> str | None:
+def function_as_a_service(environ: Mapping[str, str]) -> str | None:
+    """
+    The cloud's service that runs us for one call, by the environment.
+    """
     names = []
     if environ.get("VERCEL"):
         names.append(_VERCEL)

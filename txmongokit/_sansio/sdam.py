@@ -7,6 +7,7 @@ the rules for errors are the server-discovery-and-monitoring specification's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,6 +238,14 @@ class RoundTripTime:
 
     def __init__(self) -> None:
         self._average: float | None = None
+        self._recent: deque[float] = deque(maxlen=10)
+
+    @property
+    def minimum(self) -> float:
+        """
+        Of the last ten samples, in seconds; 0 before there are two.
+        """
+        return min(self._recent) if len(self._recent) > 1 else 0.0
 
     @property
     def average(self) -> float:
@@ -249,6 +258,7 @@ class RoundTripTime:
         """
         Take one more sample into account.
         """
+        self._recent.append(sample)
         old = self._average
         self._average = sample if old is None else self._WEIGHT * sample + (1 - self._WEIGHT) * old
 
@@ -257,3 +267,4 @@ class RoundTripTime:
         Forget all samples, after the connection was lost.
         """
         self._average = None
+        self._recent.clear()
