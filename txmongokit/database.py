@@ -189,7 +189,7 @@ class Database(Scope):
         Run any command that answers with a cursor.
 
         @param batch_size: documents in each batch after the first.
-        @param comment: for the command and its batches.
+        @param comment: for the batches after the first.
         @param max_await_time_ms: how long the server waits for new
             documents, where the command makes a tailable-await cursor.
         @param cursor_type: what the command makes, of PyMongo's
@@ -204,8 +204,6 @@ class Database(Scope):
         )
         if read_preference is not None:
             limits = replace(limits, read_preference=read_preference)
-        if comment is not None:
-            arguments["comment"] = comment
         document = _command_document(command, value, arguments)
         return CommandCursor(
             self._runner,
