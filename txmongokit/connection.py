@@ -19,6 +19,7 @@ from bson.timestamp import Timestamp
 from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
+from pymongo.topology_description import TopologyDescription
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
@@ -179,6 +180,13 @@ class ConnectionPool:
         The connection string and keyword arguments, parsed.
         """
         return self._client_options
+
+    @property
+    def topology_description(self) -> TopologyDescription:
+        """
+        What is known of the deployment just now.
+        """
+        return self._topology.description
 
     @property
     def codec_options(self) -> CodecOptions[Any]:

@@ -572,8 +572,8 @@ class Pool:
                 reason = ConnectionClosedReason.STALE
             else:
                 reason = ConnectionClosedReason.ERROR
-            self._observer.connection_closed(self.address, number, reason, error)
             if self._closed or isinstance(error, CancelledError):
+                self._observer.connection_closed(self.address, number, reason, error)
                 self._fill()
                 return
             # The one that has waited longest learns the reason; the others
@@ -581,6 +581,7 @@ class Pool:
             waiting = self._waiters.first()
             # Told after the topology, for it may try again at once.
             self._failed(error, generation)
+            self._observer.connection_closed(self.address, number, reason, error)
             if waiting is not None:
                 waiting.errback(failure)
                 self._fill()
