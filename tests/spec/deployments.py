@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteConcernError
 
 from tests.spec.requirements import Facts, parse_version, unmet
 from txmongokit.testing import Credentials, Deployment, ServerFailed, replica_set, standalone
@@ -102,14 +102,24 @@ class Ground:
         Make collections that hold exactly a test's C{initialData}.
         """
         for item in data:
-            database = self.client[item["databaseName"]]
-            name = item["collectionName"]
-            options = item.get("createOptions")
-            database.drop_collection(name)
-            if options or not item["documents"]:
-                database.command({"create": name, **(options or {}), **self._majority()})
-            if item["documents"]:
-                database[name].insert_many([dict(each) for each in item["documents"]])
+            for attempt in range(_TRIES):
+                try:
+                    self._fill(item)
+                    break
+                except (AutoReconnect, WriteConcernError):
+                    # A busy machine may make a set elect anew.
+                    if attempt + 1 == _TRIES:
+                        raise
+
+    def _fill(self, item: Mapping[str, Any]) -> None:
+        database = self.client[item["databaseName"]]
+        name = item["collectionName"]
+        options = item.get("createOptions")
+        database.drop_collection(name)
+        if options or not item["documents"]:
+            database.command({"create": name, **(options or {}), **self._majority()})
+        if item["documents"]:
+            database[name].insert_many([dict(each) for each in item["documents"]])
 
     def _majority(self) -> dict[str, Any]:
         if self.facts.topology == "single":

@@ -180,7 +180,7 @@ class Matcher:
 
     def _apply(self, name: str, argument: Any, actual: Any, path: str, root: bool) -> None:
         if name == "$$unsetOrMatches":
-            if actual is not MISSING and not (path == "" and actual is None):
+            if actual is not MISSING:
                 self.match(argument, actual, path, root)
         elif name == "$$matchesEntity":
             self.match(self._entity(argument), actual, path, root)
