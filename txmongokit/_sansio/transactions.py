@@ -24,7 +24,7 @@ from pymongo.server_type import SERVER_TYPE
 from pymongo.write_concern import WriteConcern
 
 from txmongokit._pymongo import RETRYABLE_CODES, add_error_label, remove_error_label
-from txmongokit._sansio.commands.base import Command
+from txmongokit._sansio.commands.base import Command, RunCommand
 from txmongokit.errors import (
     ConfigurationError,
     ConnectionFailure,
@@ -442,6 +442,8 @@ class SessionState:
         transaction = self.transaction
         if transaction is not None and self.in_transaction:
             preference = transaction.read_preference
+            if isinstance(command, RunCommand) and options.read_preference.mode:
+                preference = options.read_preference  # It has none but its own.
             if preference.mode and (command.is_read or command.follows_read_preference):
                 raise InvalidOperation(
                     f"read preference in a transaction must be primary, not {preference}: pass "
@@ -607,7 +609,12 @@ class SessionState:
                 self.pinned_address = None
         elif command.name == "abortTransaction":
             self.pinned_address = None
-        elif self.in_transaction and isinstance(error, ConnectionFailure):
+        elif (
+            self.in_transaction
+            and isinstance(error, ConnectionFailure)
+            # That is a reply, which the server labels.
+            and not isinstance(error, NotPrimaryError)
+        ):
             add_error_label(error, TRANSIENT)
         if error.has_error_label(TRANSIENT):
             self.pinned_address = None
