@@ -4,13 +4,15 @@ Collections: reading and writing documents.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
 import bson
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import CursorType, ReturnDocument
-from pymongo.operations import IndexModel
+from pymongo.read_concern import ReadConcern
 from pymongo.results import (
     BulkWriteResult,
     DeleteResult,
@@ -18,8 +20,8 @@ from pymongo.results import (
     InsertOneResult,
     UpdateResult,
 )
+from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from txmongokit._sansio.commands.admin import Drop, ListCollections, RenameCollection
 from txmongokit._sansio.commands.arguments import (
@@ -27,17 +29,23 @@ from txmongokit._sansio.commands.arguments import (
     Projection,
     check_collection_name,
     check_mapping,
-    key_document,
     nearest,
 )
 from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
-from txmongokit._sansio.commands.bulk import BulkWrite, check_replacement, check_update, ensure_id
-from txmongokit._sansio.commands.indexes import CreateIndexes, DropIndexes, ListIndexes
+from txmongokit._sansio.commands.bulk import (
+    BulkWrite,
+    check_replacement,
+    check_update,
+    demands_of,
+    ensure_id,
+)
 from txmongokit._sansio.commands.read import (
+    Count,
     CountDocuments,
     Distinct,
     EstimatedCount,
     FindOne,
+    MapReduce,
     aggregate_command,
 )
 from txmongokit._sansio.commands.write import (
@@ -46,26 +54,24 @@ from txmongokit._sansio.commands.write import (
     InsertStatement,
     UpdateStatement,
     delete_statement,
+    is_small_change,
     raw_write_command,
     update_statement,
 )
-from txmongokit._sansio.transactions import SessionState
+from txmongokit.bulkwrite import run_bulk
 from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
-from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.indexes import IndexedScope
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.scope import Scope, changed
+from txmongokit.scope import changed, written_in
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["Collection"]
+__all__ = ["Collection", "aggregation"]
 
 DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
-ResultT = TypeVar("ResultT")
-
-_NAMESPACE_NOT_FOUND = 26
 
 
-class Collection(Scope, Generic[DocumentT]):
+class Collection(IndexedScope, Generic[DocumentT]):
     """
     One collection.
 
@@ -74,11 +80,14 @@ class Collection(Scope, Generic[DocumentT]):
 
     Every operation returns a L{Deferred} and starts at once, except those
     that return a cursor.  Each takes C{session}, a
-    L{txmongokit.sessions.ClientSession}, and C{timeout}, in seconds, for all
-    of it.  Cancelling stops the wait, not what the server does.  Wrong
-    arguments raise L{TypeError} or L{ValueError} at once; what goes wrong
-    later is one of L{txmongokit.errors}.  Other keyword arguments are the
-    command's options by PyMongo's names; an unknown one is a L{TypeError}.
+    L{txmongokit.sessions.ClientSession}; C{timeout}, in seconds, for all of
+    it, 0 for without limit; and C{deadline}, a time as L{time.time} tells it
+    by which all of it must have ended.  Cancelling stops the wait, not what
+    the server does.  Wrong arguments raise L{TypeError} or L{ValueError} at
+    once; what goes wrong later is one of L{txmongokit.errors}.  Other keyword
+    arguments are the command's options by PyMongo's names or the server's; an
+    unknown one is a L{TypeError}.  C{raw_data}, for time series, is sent to
+    servers that know it, from 8.2 on.
 
     @param database: the L{txmongokit.database.Database} that it is in.
     @param options: what it inherits.
@@ -92,10 +101,8 @@ class Collection(Scope, Generic[DocumentT]):
         options: CommandOptions,
     ) -> None:
         check_collection_name(name)
-        super().__init__(runner, options)
+        super().__init__(runner, options, database.name, name)
         self._database = database
-        self._database_name: str = database.name
-        self._name = name
 
     # What it is.
 
@@ -158,12 +165,27 @@ class Collection(Scope, Generic[DocumentT]):
         """
         return self._database
 
-    def with_options(self, **options: Any) -> Collection[DocumentT]:
+    def with_options(
+        self,
+        codec_options: CodecOptions[Any] | None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[DocumentT]:
         """
-        The same collection with other C{codec_options}, C{read_preference},
-        C{write_concern}, C{read_concern} or C{timeout}.
+        The same collection with other options.
+
+        @param timeout: in seconds, of each operation; 0 for without limit.
         """
-        return Collection(self._runner, self._database, self._name, changed(self._options, options))
+        given = {
+            "codec_options": codec_options,
+            "read_preference": read_preference,
+            "write_concern": write_concern,
+            "read_concern": read_concern,
+            "timeout": timeout,
+        }
+        return Collection(self._runner, self._database, self._name, changed(self._options, given))
 
     # Reading.
 
@@ -173,7 +195,6 @@ class Collection(Scope, Generic[DocumentT]):
         projection: Projection | None = None,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
@@ -182,7 +203,8 @@ class Collection(Scope, Generic[DocumentT]):
         @param filter: a document; anything else is an C{_id}.
         @param options: C{sort}, C{skip}, C{hint}, C{collation}, C{comment},
             C{let}, C{min}, C{max}, C{max_time_ms}, C{allow_disk_use},
-            C{allow_partial_results}, C{return_key}, C{show_record_id}.
+            C{allow_partial_results}, C{return_key}, C{show_record_id},
+            C{raw_data}.
         @return: fires with the document, or C{None}.
         """
         query = (
@@ -190,7 +212,7 @@ class Collection(Scope, Generic[DocumentT]):
         )
         if projection is not None:
             options["projection"] = projection
-        limits = self._options if timeout is None else self._limited(timeout)
+        limits = self._limits(options) if options else self._options
         result: Deferred[DocumentT | None] = self._runner.run(
             FindOne(self._database_name, self._name, limits, query, options),
             None if session is None else session_state(session),
@@ -211,7 +233,6 @@ class Collection(Scope, Generic[DocumentT]):
         max_await_time_ms: int | None = None,
         timeout_mode: TimeoutMode | str | None = None,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Cursor[DocumentT]:
         """
@@ -220,9 +241,9 @@ class Collection(Scope, Generic[DocumentT]):
         @param limit: the most documents; 0 for all, negative for one batch.
         @param max_await_time_ms: on a tailable-await cursor, how long the
             server waits for new documents.
-        @param timeout: seconds for the cursor's lifetime, or, on a tailable
-            cursor and as C{timeout_mode} says, for each iteration.
-        @param timeout_mode: see L{txmongokit.cursor.TimeoutMode}.
+        @param timeout_mode: see L{txmongokit.cursor.TimeoutMode}: whether
+            C{timeout} is for the cursor's lifetime or, as on a tailable
+            cursor, for each iteration.
         @param options: as in L{find_one}, and C{oplog_replay}, which servers
             from 4.4 on do without.
         @return: a cursor, which starts on its first use.
@@ -237,7 +258,6 @@ class Collection(Scope, Generic[DocumentT]):
                 **options,
             },
             session,
-            timeout,
             limit=limit,
             batch_size=batch_size,
             cursor_type=cursor_type,
@@ -251,7 +271,6 @@ class Collection(Scope, Generic[DocumentT]):
         projection: Projection | None = None,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         limit: int = 0,
         batch_size: int | None = None,
         cursor_type: int = CursorType.NON_TAILABLE,
@@ -266,7 +285,6 @@ class Collection(Scope, Generic[DocumentT]):
             filter,
             {"projection": projection, **options},
             session,
-            timeout,
             limit=limit,
             batch_size=batch_size,
             cursor_type=cursor_type,
@@ -280,16 +298,16 @@ class Collection(Scope, Generic[DocumentT]):
         filter: Mapping[str, Any] | None,
         arguments: dict[str, Any],
         session: ClientSession | None,
-        timeout: float | None,
         **options: Any,
     ) -> Cursor[Any]:
         if filter is not None:
             check_mapping("filter", filter)
+        limits = self._limits(arguments)
         return Cursor(
             self._runner,
             self._database_name,
             self._name,
-            self._limited(timeout),
+            limits,
             filter,
             arguments,
             session,
@@ -301,62 +319,48 @@ class Collection(Scope, Generic[DocumentT]):
         pipeline: Sequence[Mapping[str, Any]],
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
-        batch_size: int | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
         """
         Run a pipeline.  One that ends in C{$out} or C{$merge} runs when the
         cursor is used, too: await it.
 
-        @param options: C{allow_disk_use}, C{bypass_document_validation},
-            C{collation}, C{comment}, C{hint}, C{let}, C{max_time_ms};
-            C{timeout_mode} (L{txmongokit.cursor.TimeoutMode}), and
-            C{max_await_time_ms} where the pipeline's first stage makes a
-            tailable-await cursor.
+        @param options: C{allow_disk_use}, C{batch_size},
+            C{bypass_document_validation}, C{collation}, C{comment},
+            C{hint}, C{let}, C{max_time_ms}, C{raw_data}; C{timeout_mode}
+            (L{txmongokit.cursor.TimeoutMode}), and C{max_await_time_ms} where
+            the pipeline's first stage makes a tailable-await cursor.
         @return: a cursor, which starts on its first use.
         """
-        return self._aggregate(pipeline, session, timeout, batch_size, options)
+        return self._aggregate(pipeline, session, options)
 
     def aggregate_raw_batches(
         self,
         pipeline: Sequence[Mapping[str, Any]],
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
-        batch_size: int | None = None,
         **options: Any,
     ) -> CommandCursor[bytes]:
         """
         As L{aggregate}, with each document as BSON: batches are lists of
         bytes.
         """
-        return self._aggregate(pipeline, session, timeout, batch_size, {**options, "raw": True})
+        return self._aggregate(pipeline, session, {**options, "raw": True})
 
     def _aggregate(
         self,
         pipeline: Sequence[Mapping[str, Any]],
         session: ClientSession | None,
-        timeout: float | None,
-        batch_size: int | None,
         options: dict[str, Any],
     ) -> CommandCursor[Any]:
-        iteration = _take(options, "timeout_mode", "max_await_time_ms")
-        command = aggregate_command(
+        return aggregation(
+            self._runner,
             self._database_name,
             self._name,
-            self._limited(timeout),
+            self._limits(options),
             pipeline,
-            batch_size=batch_size,
-            **options,
-        )
-        return CommandCursor(
-            self._runner,
-            command,
             session,
-            batch_size=batch_size,
-            comment=options.get("comment"),
-            **iteration,
+            options,
         )
 
     def watch(
@@ -364,14 +368,13 @@ class Collection(Scope, Generic[DocumentT]):
         pipeline: Sequence[Mapping[str, Any]] | None = None,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> ChangeStream[dict[str, Any]]:
         """
         The changes to the collection, from now on or from where C{options}
         say: those of L{ChangeStream}, by PyMongo's names.
         """
-        place = self._database_name, self._name, self._limited(timeout)
+        place = self._database_name, self._name, self._limits(options)
         return ChangeStream(self._runner, *place, pipeline, session, **options)
 
     def count_documents(
@@ -379,35 +382,59 @@ class Collection(Scope, Generic[DocumentT]):
         filter: Mapping[str, Any],
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[int]:
         """
         How many documents match, exactly.
 
         @param options: C{skip}, C{limit}, C{hint}, C{collation},
-            C{comment}, C{max_time_ms}.
+            C{comment}, C{let}, C{max_time_ms}, C{raw_data}.
         """
         check_mapping("filter", filter)
+        limits = self._limits(options)
         return self._run(
-            CountDocuments(
-                self._database_name, self._name, self._limited(timeout), filter, **options
-            ),
-            session,
+            CountDocuments(self._database_name, self._name, limits, filter, **options), session
         )
 
     def estimated_document_count(
-        self, *, timeout: float | None = None, session: ClientSession | None = None, **options: Any
+        self, *, session: ClientSession | None = None, **options: Any
     ) -> Deferred[int]:
         """
         How many documents there are by the collection's metadata: fast, and
         inexact after an unclean shutdown or on shards.
 
-        @param options: C{comment}, C{max_time_ms}.
+        @param options: C{comment}, C{max_time_ms}, C{raw_data}.
         """
+        limits = self._limits(options)
         return self._run(
-            EstimatedCount(self._database_name, self._name, self._limited(timeout), **options),
-            session,
+            EstimatedCount(self._database_name, self._name, limits, **options), session
+        )
+
+    def count(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        session: ClientSession | None = None,
+        **options: Any,
+    ) -> Deferred[int]:
+        """
+        How many documents match, by the C{count} command: inexact on shards.
+        Deprecated: L{count_documents} and L{estimated_document_count} do
+        better.
+
+        @param options: C{skip}, C{limit}, C{hint}, C{collation},
+            C{comment}, C{max_time_ms}, C{raw_data}.
+        """
+        warnings.warn(
+            "count is deprecated: use count_documents or estimated_document_count",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        if filter is not None:
+            check_mapping("filter", filter)
+        limits = self._limits(options)
+        return self._run(
+            Count(self._database_name, self._name, limits, filter, **options), session
         )
 
     def distinct(
@@ -416,24 +443,71 @@ class Collection(Scope, Generic[DocumentT]):
         filter: Mapping[str, Any] | None = None,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[list[Any]]:
         """
         The different values of a field.
 
-        @param options: C{collation}, C{comment}, C{hint}, C{max_time_ms}.
+        @param options: C{collation}, C{comment}, C{hint}, C{max_time_ms},
+            C{raw_data}.
         """
         if not isinstance(key, str):
             raise TypeError(f"key must be a field's name, not {type(key).__name__}")
         if filter is not None:
             check_mapping("filter", filter)
+        limits = self._limits(options)
         return self._run(
-            Distinct(
-                self._database_name, self._name, self._limited(timeout), key, filter, **options
-            ),
-            session,
+            Distinct(self._database_name, self._name, limits, key, filter, **options), session
         )
+
+    def map_reduce(
+        self,
+        map: Any,
+        reduce: Any,
+        out: str | Mapping[str, Any] | None = None,
+        full_response: bool = False,
+        *,
+        session: ClientSession | None = None,
+        **options: Any,
+    ) -> Deferred[Any]:
+        """
+        Run JavaScript over the documents.  Deprecated: use L{aggregate}.
+
+        @param map: JavaScript, as text or C{bson.Code}.
+        @param reduce: JavaScript, too.
+        @param out: the collection for the results, or the server's own
+            document about it; without one they come back.
+        @param full_response: whether the result is the server's reply.
+        @param options: C{query}, C{sort}, C{limit}, C{finalize}, C{scope},
+            C{js_mode}, C{verbose}, C{bypass_document_validation},
+            C{collation}, C{comment}, C{max_time_ms}.
+        @return: fires with the results, or with the collection that has them.
+        """
+        warnings.warn("map_reduce is deprecated: use aggregate", DeprecationWarning, stacklevel=2)
+        limits = self._limits(options)
+        target = {"inline": 1} if out is None else out
+        command = MapReduce(
+            self._database_name, self._name, limits, map, reduce, target, **options
+        )
+        reduced = self._run(command, session)
+        if full_response:
+            return reduced
+
+        def results(reply: dict[str, Any]) -> Any:
+            if "results" in reply:
+                return reply["results"]
+            found = reply.get("result")
+            if isinstance(found, Mapping):
+                return self._database.client[found["db"]][found["collection"]]
+            return None if found is None else self._database[found]
+
+        return reduced.addCallback(results)
+
+    def inline_map_reduce(self, map: Any, reduce: Any, **options: Any) -> Deferred[Any]:
+        """
+        L{map_reduce} whose results come back.  Deprecated, too.
+        """
+        return self.map_reduce(map, reduce, **options)
 
     # Writing.
 
@@ -442,19 +516,19 @@ class Collection(Scope, Generic[DocumentT]):
         document: MutableMapping[str, Any] | RawBSONDocument,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[InsertOneResult]:
         """
         Insert a document.  One without an C{_id} is given one.
 
-        @param options: C{bypass_document_validation}, C{comment}.
+        @param options: C{bypass_document_validation}, C{comment},
+            C{raw_data}.
         @return: fires with the result; fails with
             L{txmongokit.errors.DuplicateKeyError} where a unique index
             forbids it.
         """
         identifier = ensure_id(document)
-        limits = self._limited(timeout)
+        limits = self._limits(options) if options else self._options
         command = InsertStatement(
             self._database_name,
             self._name,
@@ -471,28 +545,27 @@ class Collection(Scope, Generic[DocumentT]):
         *,
         ordered: bool = True,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[InsertManyResult]:
         """
         Insert documents, in as few messages as the server's limits allow.
 
         @param ordered: stop at the first that fails.
-        @param options: C{bypass_document_validation}, C{comment}.
+        @param options: C{bypass_document_validation}, C{comment},
+            C{raw_data}.
         @return: fires with the result; fails with
             L{txmongokit.errors.BulkWriteError}, which tells what was done.
         """
         if isinstance(documents, Mapping) or not isinstance(documents, Iterable):
             raise TypeError(f"documents must be a list of them, not {type(documents).__name__}")
-        bulk = self._bulk(ordered, timeout, options)
+        bulk = self._bulk(ordered, session, options)
         identifiers = [bulk.add_insert(document) for document in documents]
-        return Deferred.fromCoroutine(self._insert_many(bulk, identifiers, session_state(session)))
-
-    async def _insert_many(
-        self, bulk: BulkWrite, identifiers: list[Any], state: SessionState | None
-    ) -> InsertManyResult:
-        await self._run_bulk(bulk, state)
-        return InsertManyResult(identifiers, self._options.write_concern.acknowledged)
+        if not identifiers:
+            raise TypeError("documents must not be empty")
+        inserted = run_bulk(self._runner, bulk, session_state(session))
+        return inserted.addCallback(
+            lambda result: InsertManyResult(identifiers, result.acknowledged)
+        )
 
     def bulk_write(
         self,
@@ -500,7 +573,6 @@ class Collection(Scope, Generic[DocumentT]):
         *,
         ordered: bool = True,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[BulkWriteResult]:
         """
@@ -509,31 +581,29 @@ class Collection(Scope, Generic[DocumentT]):
 
         @param ordered: run them in their order and stop at the first that
             fails; otherwise all are tried, grouped by kind.
-        @param options: C{bypass_document_validation}, C{comment}, C{let}.
+        @param options: C{bypass_document_validation}, C{comment}, C{let},
+            C{raw_data}.
         @return: fires with the result; fails with
             L{txmongokit.errors.BulkWriteError}, which tells what was done.
         """
-        bulk = self._bulk(ordered, timeout, options)
+        if isinstance(requests, (str, Mapping)) or not isinstance(requests, Iterable):
+            raise TypeError(
+                f"requests must be a list of operations, not {type(requests).__name__}"
+            )
+        bulk = self._bulk(ordered, session, options)
         for request in requests:
             bulk.add(request)
-        return Deferred.fromCoroutine(self._run_bulk(bulk, session_state(session)))
+        bulk.check()
+        return run_bulk(self._runner, bulk, session_state(session))
 
-    async def _run_bulk(self, bulk: BulkWrite, state: SessionState | None) -> BulkWriteResult:
-        for command in bulk.commands():
-            try:
-                reply = await self._runner.run(command, state)
-            except PyMongoError:
-                if command.unsettled is None:
-                    raise
-                # It was not tried again, so the first reply is what there is.
-                reply = command.unsettled
-            bulk.settle(command, reply)
-        return bulk.finish()
-
-    def _bulk(self, ordered: bool, timeout: float | None, options: dict[str, Any]) -> BulkWrite:
-        return BulkWrite(
-            self._database_name, self._name, self._limited(timeout), ordered=ordered, **options
-        )
+    def _bulk(
+        self, ordered: bool, session: ClientSession | None, options: dict[str, Any]
+    ) -> BulkWrite:
+        limits = self._limits(options)
+        state = session_state(session)
+        if state is not None:
+            limits = written_in(state, limits)
+        return BulkWrite(self._database_name, self._name, limits, ordered=ordered, **options)
 
     def replace_one(
         self,
@@ -562,8 +632,8 @@ class Collection(Scope, Generic[DocumentT]):
 
         @param update: operators or a pipeline.
         @param options: C{collation}, C{array_filters}, C{hint}, C{sort},
-            C{bypass_document_validation}, C{comment}, C{let}, C{session},
-            C{timeout}.
+            C{bypass_document_validation}, C{comment}, C{let},
+            C{raw_data}, C{session}.
         """
         check_update(update)
         return self._update(filter, update, False, {"upsert": upsert, **options})
@@ -590,8 +660,8 @@ class Collection(Scope, Generic[DocumentT]):
     ) -> Deferred[UpdateResult]:
         check_mapping("filter", filter)
         session = options.pop("session", None)
-        limits = self._limited(options.pop("timeout", None))
-        shared = _take(options, "bypass_document_validation", "comment", "let")
+        limits = self._limits(options)
+        shared = _take(options, "bypass_document_validation", "comment", "let", "raw_data")
         statement = update_statement(limits.codec_options, filter, update, multi=multi, **options)
         command = UpdateStatement(
             self._database_name,
@@ -599,8 +669,10 @@ class Collection(Scope, Generic[DocumentT]):
             (statement,),
             limits,
             retryable=not multi,
+            demands=demands_of(options),
             **shared,
         )
+        command.shareable = not multi and is_small_change(filter, update, limits, **options)
         return self._run(command, session)
 
     def delete_one(self, filter: Mapping[str, Any], **options: Any) -> Deferred[DeleteResult]:
@@ -608,7 +680,7 @@ class Collection(Scope, Generic[DocumentT]):
         Delete one document.
 
         @param options: C{collation}, C{hint}, C{comment}, C{let},
-            C{session}, C{timeout}.
+            C{raw_data}, C{session}.
         """
         return self._delete(filter, False, options)
 
@@ -625,8 +697,8 @@ class Collection(Scope, Generic[DocumentT]):
     ) -> Deferred[DeleteResult]:
         check_mapping("filter", filter)
         session = options.pop("session", None)
-        limits = self._limited(options.pop("timeout", None))
-        shared = _take(options, "comment", "let")
+        limits = self._limits(options)
+        shared = _take(options, "comment", "let", "raw_data")
         statement = delete_statement(limits.codec_options, filter, multi=multi, **options)
         command = DeleteStatement(
             self._database_name,
@@ -634,8 +706,10 @@ class Collection(Scope, Generic[DocumentT]):
             (statement,),
             limits,
             retryable=not multi,
+            demands=demands_of(options),
             **shared,
         )
+        command.shareable = not multi and is_small_change(filter, None, limits, **options)
         return self._run(command, session)
 
     def raw_write(
@@ -645,7 +719,6 @@ class Collection(Scope, Generic[DocumentT]):
         *,
         ordered: bool = True,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> Deferred[dict[str, Any]]:
         """
@@ -660,12 +733,13 @@ class Collection(Scope, Generic[DocumentT]):
             failed, or L{txmongokit.errors.DocumentTooLarge} where they do
             not fit.
         """
+        limits = self._limits(options)
         command = raw_write_command(
             self._database_name,
             self._name,
             kind,
             statements,
-            self._limited(timeout),
+            limits,
             ordered=ordered,
             **options,
         )
@@ -686,7 +760,7 @@ class Collection(Scope, Generic[DocumentT]):
 
         @param options: C{projection}, C{sort}, C{upsert}, C{array_filters},
             C{bypass_document_validation}, C{collation}, C{comment},
-            C{hint}, C{let}, C{max_time_ms}, C{session}, C{timeout}.
+            C{hint}, C{let}, C{max_time_ms}, C{raw_data}, C{session}.
         """
         check_update(update)
         return self._modify(filter, update, {"new": return_document or None, **options})
@@ -715,7 +789,7 @@ class Collection(Scope, Generic[DocumentT]):
         Delete one document and get it.
 
         @param options: C{projection}, C{sort}, C{collation}, C{comment},
-            C{hint}, C{let}, C{max_time_ms}, C{session}, C{timeout}.
+            C{hint}, C{let}, C{max_time_ms}, C{raw_data}, C{session}.
         """
         return self._modify(filter, None, options)
 
@@ -724,191 +798,97 @@ class Collection(Scope, Generic[DocumentT]):
     ) -> Deferred[DocumentT | None]:
         check_mapping("filter", filter)
         session = options.pop("session", None)
-        limits = self._limited(options.pop("timeout", None))
+        limits = self._limits(options)
         command = FindAndModify(self._database_name, self._name, limits, filter, update, **options)
         return self._run(command, session)
 
-    # The collection itself and its indexes.
+    # The collection itself.
 
     def drop(
-        self,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        comment: Any = None,
+        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[None]:
         """
         Drop the collection.  That there is none is no error.
         """
-        command = Drop(self._database_name, self._name, self._limited(timeout), comment=comment)
-        dropped = self._run(command, session)
-        return dropped.addCallbacks(lambda reply: None, _ignore_missing)
+        limits = self._limits(options)
+        command = Drop(self._database_name, self._name, limits, comment=comment, **options)
+        return self._run(command, session).addCallback(lambda reply: None)
 
     def rename(
-        self,
-        new_name: str,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        **options: Any,
+        self, new_name: str, *, session: ClientSession | None = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         Rename the collection within its database.
 
-        @param options: C{drop_target} (C{dropTarget} does, too), C{comment}.
+        @param options: C{drop_target}, C{comment}.
+        @return: fires with the server's reply.
         """
         check_collection_name(new_name)
-        if "dropTarget" in options:
-            options["drop_target"] = options.pop("dropTarget")
+        limits = self._limits(options)
         command = RenameCollection(
-            self.full_name,
-            f"{self._database_name}.{new_name}",
-            self._limited(timeout),
-            **options,
+            self.full_name, f"{self._database_name}.{new_name}", limits, **options
         )
         return self._run(command, session)
 
     def options(
-        self, *, session: ClientSession | None = None, timeout: float | None = None
+        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         What the collection was created with; empty where there is none.
         """
+        limits = self._limits(options)
         command = ListCollections(
-            self._database_name, self._limited(timeout), filter={"name": self._name}
+            self._database_name, limits, filter={"name": self._name}, comment=comment, **options
         )
 
         def first(batch: CursorBatch) -> dict[str, Any]:
             return dict(batch.documents[0].get("options", {})) if batch.documents else {}
 
-        found = self._run(command, session)
-        return found.addCallback(first)
+        return self._run(command, session).addCallback(first)
 
-    def create_index(
-        self,
-        keys: Keys,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        comment: Any = None,
-        **options: Any,
-    ) -> Deferred[str]:
-        """
-        Create an index.
 
-        @param options: those of PyMongo's C{IndexModel} (C{unique},
-            C{name}, C{sparse}, C{expireAfterSeconds}, ...).
-        @return: fires with its name.
-        """
-        model = IndexModel(list(key_document("keys", keys).items()), **options)
-        created = self.create_indexes([model], session=session, timeout=timeout, comment=comment)
-        return created.addCallback(lambda names: names[0])
+# What of an aggregation's options is the cursor's, under PyMongo's other name.
+_CURSOR_OPTIONS = {
+    "batchSize": "batch_size",
+    "maxAwaitTimeMS": "max_await_time_ms",
+    "batch_size": "batch_size",
+    "max_await_time_ms": "max_await_time_ms",
+    "timeout_mode": "timeout_mode",
+}
 
-    def create_indexes(
-        self,
-        indexes: Sequence[IndexModel],
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Deferred[list[str]]:
-        """
-        Create indexes.
 
-        @param options: C{commit_quorum}, C{comment}, C{max_time_ms}.
-        @return: fires with their names.
-        """
-        for index in indexes:
-            if not isinstance(index, IndexModel):
-                raise TypeError(f"indexes must be IndexModels, not {type(index).__name__}")
-        documents = [index.document for index in indexes]
-        command = CreateIndexes(
-            self._database_name, self._name, self._limited(timeout), documents, **options
-        )
-        created = self._run(command, session)
-        return created.addCallback(lambda reply: [document["name"] for document in documents])
+def aggregation(
+    runner: IOperationRunner,
+    database: str,
+    collection: str | None,
+    limits: CommandOptions,
+    pipeline: Sequence[Mapping[str, Any]],
+    session: ClientSession | None,
+    options: dict[str, Any],
+) -> CommandCursor[Any]:
+    """
+    The cursor of a pipeline.
 
-    def list_indexes(
-        self,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        comment: Any = None,
-        timeout_mode: TimeoutMode | str | None = None,
-    ) -> CommandCursor[dict[str, Any]]:
-        """
-        The indexes, one document for each.
-
-        @return: a cursor; it fails with code 26 where there is no
-            collection.
-        """
-        command = ListIndexes(
-            self._database_name, self._name, self._limited(timeout), comment=comment
-        )
-        return CommandCursor(
-            self._runner, command, session, comment=comment, timeout_mode=timeout_mode
-        )
-
-    def index_information(
-        self, *, session: ClientSession | None = None, timeout: float | None = None
-    ) -> Deferred[dict[str, Any]]:
-        """
-        The indexes by name: for each the C{key} pairs and its options.  No
-        collection has no indexes.
-        """
-
-        def by_name(indexes: list[dict[str, Any]]) -> dict[str, Any]:
-            found = {}
-            for index in indexes:
-                index["key"] = list(index["key"].items())
-                found[index.pop("name")] = index
-            return found
-
-        listed = self.list_indexes(session=session, timeout=timeout).to_list()
-        return listed.addErrback(_ignore_missing).addCallback(lambda found: by_name(found or []))
-
-    def drop_index(
-        self,
-        index_or_name: Keys,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Deferred[None]:
-        """
-        Drop one index, by its name or keys.
-
-        @param options: C{comment}, C{max_time_ms}.
-        """
-        index: Any = index_or_name
-        if not isinstance(index, str):
-            index = "_".join(f"{key}_{way}" for key, way in key_document("keys", index).items())
-        command = DropIndexes(
-            self._database_name, self._name, self._limited(timeout), index, **options
-        )
-        dropped = self._run(command, session)
-        return dropped.addCallback(lambda reply: None)
-
-    def drop_indexes(
-        self,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Deferred[None]:
-        """
-        Drop all indexes but the one on C{_id}.  That there is no collection
-        is no error.
-        """
-        dropped = self.drop_index("*", session=session, timeout=timeout, **options)
-        return dropped.addErrback(_ignore_missing)
+    @param collection: C{None} for one that belongs to no collection.
+    @param options: see L{Collection.aggregate}; and C{raw}, for documents
+        that stay bytes.
+    """
+    of_cursor = {
+        _CURSOR_OPTIONS[name]: options.pop(name) for name in list(options) if name in _CURSOR_OPTIONS
+    }
+    state = session_state(session)
+    if state is not None:
+        limits = written_in(state, limits)
+    command = aggregate_command(
+        database,
+        collection,
+        limits,
+        pipeline,
+        batch_size=of_cursor.get("batch_size"),
+        **options,
+    )
+    return CommandCursor(runner, command, session, comment=options.get("comment"), **of_cursor)
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options.pop(name) for name in names if name in options}
-
-
-def _ignore_missing(failure: Failure) -> None:
-    error = failure.value
-    if not isinstance(error, OperationFailure) or error.code != _NAMESPACE_NOT_FOUND:
-        failure.raiseException()

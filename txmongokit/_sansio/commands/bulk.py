@@ -29,9 +29,11 @@ from txmongokit._sansio.commands.write import (
     delete_statement,
     update_statement,
 )
+from txmongokit.errors import InvalidOperation
 
-__all__ = ["BulkWrite", "check_replacement", "check_update", "ensure_id"]
+__all__ = ["BulkWrite", "check_replacement", "check_update", "demands_of", "ensure_id"]
 
+_DEMANDS = frozenset({"hint", "sort", "collation", "array_filters", "arrayFilters"})
 _KINDS: dict[str, type[Batches]] = {"insert": Insert, "update": Update, "delete": Delete}
 
 
@@ -43,6 +45,7 @@ class _Run:
         self.indexes: list[int] = []
         self.statements: list[bytes] = []
         self.retryable = True
+        self.demands: set[str] = set()
 
 
 class BulkWrite:
@@ -52,7 +55,9 @@ class BulkWrite:
     PyMongo's operations call the C{add_*} methods with everything they
     hold, so that no option is lost.
 
-    @param options: C{bypass_document_validation}, C{comment}, C{let}.
+    @param options: C{bypass_document_validation}, C{comment}, C{let},
+        C{raw_data}.
+    @ivar options: the C{command_options}.
     """
 
     def __init__(
@@ -64,15 +69,15 @@ class BulkWrite:
         ordered: bool,
         **options: Any,
     ) -> None:
-        unknown = set(options) - {"bypass_document_validation", "comment", "let"}
+        unknown = set(options) - {"bypass_document_validation", "comment", "let", "raw_data"}
         if unknown:
             raise TypeError(f"a bulk write has no option {sorted(unknown)[0]!r}")
         self._database = database
         self._collection = collection
-        self._command_options = command_options
+        self.options = command_options
         self._codec = command_options.codec_options
         self._ordered = ordered
-        self._options = options
+        self._arguments = options
         self._runs: list[_Run] = []
         self._operations: list[Any] = []
         self._indexes: list[int] = []
@@ -86,7 +91,15 @@ class BulkWrite:
         """
         add_to_bulk(operation, self)
 
-    def _add(self, kind: str, operation: Any, statement: bytes, *, retryable: bool = True) -> None:
+    def _add(
+        self,
+        kind: str,
+        operation: Any,
+        statement: bytes,
+        *,
+        retryable: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         run = None
         if self._ordered:
             if self._runs and self._runs[-1].kind == kind:
@@ -99,6 +112,8 @@ class BulkWrite:
         run.indexes.append(len(self._operations))
         run.statements.append(statement)
         run.retryable = run.retryable and retryable
+        if options:
+            run.demands.update(demands_of(options))
         self._operations.append(operation)
 
     def add_insert(self, document: MutableMapping[str, Any] | RawBSONDocument) -> Any:
@@ -151,7 +166,7 @@ class BulkWrite:
             self._codec, selector, update, multi=multi, upsert=upsert, **options
         )
         operation = {"q": selector, "u": update, "multi": multi, "upsert": bool(upsert)}
-        self._add("update", operation, statement, retryable=not multi)
+        self._add("update", operation, statement, retryable=not multi, options=options)
 
     def add_delete(self, selector: Mapping[str, Any], limit: int, **options: Any) -> None:
         """
@@ -160,17 +175,20 @@ class BulkWrite:
         check_mapping("filter", selector)
         statement = delete_statement(self._codec, selector, multi=not limit, **options)
         operation = {"q": selector, "limit": limit}
-        self._add("delete", operation, statement, retryable=bool(limit))
+        self._add("delete", operation, statement, retryable=bool(limit), options=options)
+
+    def check(self) -> None:
+        """
+        @raise InvalidOperation: there is nothing to write.
+        """
+        if not self._operations:
+            raise InvalidOperation("there is nothing to write: the list is empty")
 
     def commands(self) -> Iterator[Batches]:
         """
         What to send, in order.  After each, L{settle} takes its reply, and
         L{finish} comes last.
-
-        @raise ValueError: there is nothing to write.
         """
-        if not self._operations:
-            raise ValueError("there is nothing to write: the list is empty")
         for run in self._runs:
             self._indexes = run.indexes
             command = self._command(run)
@@ -180,7 +198,7 @@ class BulkWrite:
                     return
 
     def _command(self, run: _Run) -> Batches:
-        options = dict(self._options)
+        options = dict(self._arguments)
         if run.kind == "insert":
             options.pop("let", None)
         elif run.kind == "delete":
@@ -189,9 +207,10 @@ class BulkWrite:
             self._database,
             self._collection,
             run.statements,
-            self._command_options,
+            self.options,
             ordered=self._ordered,
             retryable=run.retryable,
+            demands=run.demands,
             **options,
         )
 
@@ -210,7 +229,7 @@ class BulkWrite:
         @raise txmongokit.errors.BulkWriteError: some of it failed.
         """
         self._outcome.check(self._operations)
-        acknowledged = self._command_options.write_concern.acknowledged
+        acknowledged = self.options.write_concern.acknowledged
         return BulkWriteResult(self._outcome.result if acknowledged else {}, acknowledged)
 
 
@@ -250,3 +269,15 @@ def check_replacement(replacement: Any) -> None:
     check_mapping("replacement", replacement)
     if replacement and str(next(iter(replacement))).startswith("$"):
         raise ValueError("replacement must be a whole document: use update_one for operators")
+
+
+def demands_of(options: Mapping[str, Any]) -> list[str]:
+    """
+    Which of a statement's options an unacknowledged write may not have; see
+    L{txmongokit._sansio.commands.write.check_unacknowledged}.
+    """
+    return [
+        name
+        for name, value in options.items()
+        if value is not None and name in _DEMANDS
+    ]
