@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 from zope.interface import implementer
 
+from txmongokit._pymongo import raise_command_error
 from txmongokit._sansio.commands.base import Command, CommandOptions, Request
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState
 from txmongokit.interfaces import IOperationRunner
@@ -83,7 +84,10 @@ class FakeRunner:
         answered = reply if isinstance(reply, Deferred) else succeed(reply)
 
         def parsed(document: dict[str, Any]) -> Any:
-            return command.parse(command.decode(bson.encode(document)), self.info)
+            reply = command.decode(bson.encode(document))
+            if not reply.get("ok", 1) and not command.tolerates(reply):
+                raise_command_error(reply, self.info.max_wire_version)
+            return command.parse(reply, self.info)
 
         return answered.addCallback(parsed)
 

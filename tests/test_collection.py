@@ -21,6 +21,7 @@ from txmongokit.errors import (
     DocumentTooLarge,
     DuplicateKeyError,
     InvalidName,
+    InvalidOperation,
     OperationFailure,
     WriteConcernError,
     WriteError,
@@ -324,7 +325,8 @@ class BulkTests(SynchronousTestCase):
         things = collection(runner)
         result = self.successResultOf(things.insert_many([{"_id": 4}, {"_id": 5}]))
         self.assertEqual(result.inserted_ids, [4, 5])
-        self.failureResultOf(things.insert_many([]), ValueError)
+        self.assertRaises(TypeError, things.insert_many, [])
+        self.assertRaises(InvalidOperation, things.bulk_write, [])
         self.assertRaises(TypeError, things.bulk_write, [{"_id": 1}])
 
 
@@ -335,7 +337,7 @@ class DefinitionTests(SynchronousTestCase):
 
     def test_drop_missing(self) -> None:
         """Dropping what is not there is no error; other failures are."""
-        runner = FakeRunner(OperationFailure("ns", 26), OperationFailure("no", 13))
+        runner = FakeRunner({"ok": 0, "code": 26, "errmsg": "ns"}, {"ok": 0, "code": 13})
         self.assertIsNone(self.successResultOf(collection(runner).drop()))
         self.failureResultOf(collection(runner).drop(), OperationFailure)
 

@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred
 from txmongokit._sansio.commands.arguments import nearest
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import SessionState
-from txmongokit.errors import ConfigurationError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
 
@@ -109,17 +108,11 @@ def _checked_timeout(timeout: Any) -> float:
 
 def written_in(state: SessionState, options: CommandOptions) -> CommandOptions:
     """
-    The options of a write in an explicit session.
-
-    @raise ConfigurationError: it asks for no acknowledgement, and there is
-        no transaction, whose own write concern would count.
+    The options of a write in an explicit session: in a transaction, whose own
+    write concern counts, every write is acknowledged.
     """
-    if options.write_concern.acknowledged:
+    if options.write_concern.acknowledged or not state.in_transaction:
         return options
-    if not state.in_transaction:
-        raise ConfigurationError(
-            "an explicit session needs acknowledged writes: pass another write concern than w=0"
-        )
     return replace(options, write_concern=WriteConcern())
 
 

@@ -135,7 +135,7 @@ _UNACKNOWLEDGED_SINCE = {
     ("findAndModify", "hint"): 9,
     ("update", "sort"): 25,
 }
-_NEVER_UNACKNOWLEDGED = frozenset({"collation", "array_filters"})
+_NEVER_UNACKNOWLEDGED = frozenset({"collation", "array_filters", "arrayFilters"})
 
 
 def check_unacknowledged(name: str, demands: Iterable[str], info: ConnectionInfo) -> None:
