@@ -132,7 +132,7 @@ def changed(options: CommandOptions, given: dict[str, Any]) -> CommandOptions:
     """
     new = {}
     for name, value in given.items():
-        if name not in INHERITED:
+        if name not in INHERITED and name != "timeout_given":
             raise TypeError(f"there is no option {name!r}{nearest(name, INHERITED)}")
         if value is None:
             continue
