@@ -62,7 +62,7 @@ class Ground:
         """
         Switch a fail point of one server on.
         """
-        self._directs[address].admin.command(command)
+        self._directs[address].admin.command(dict(command))
         self.note_fail_point(command["configureFailPoint"], address)
 
     def note_fail_point(self, name: str, address: Address) -> None:

@@ -32,7 +32,7 @@ async def pause(seconds: float) -> None:
     """
     from twisted.internet import reactor
 
-    await deferLater(reactor, seconds)  # type: ignore[arg-type]  # the module stands for it
+    await deferLater(reactor, seconds)
 
 
 async def wait_until(condition: Callable[[], bool], what: str, seconds: float = _PATIENCE) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
+from zope.interface import implementer
 
 from tests.spec.matching import Matcher, Mismatch
 
@@ -27,6 +28,7 @@ _SEVERITIES = (
 )
 
 
+@implementer(ILogObserver)
 class LogBook:
     """
     The messages of one client, from its making until L{stop}.

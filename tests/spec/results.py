@@ -196,7 +196,7 @@ def _check_bulk(
     if write_errors is not None or concern_errors is not None:
         if not isinstance(error, ClientBulkWriteException):
             raise Mismatch(f"expected a ClientBulkWriteException, not {shown}")
-        actual = {str(each["idx"]): each for each in error.write_errors}
+        actual = {str(each["idx"]): each for each in error.details.get("writeErrors", ())}
         if write_errors is not None:
             documents = {
                 index: {"code": each.get("code"), "message": each.get("errmsg", "")}
@@ -209,7 +209,7 @@ def _check_bulk(
         if concern_errors is not None:
             found = [
                 {"code": each.get("code"), "message": each.get("errmsg", "")}
-                for each in error.write_concern_errors
+                for each in error.details.get("writeConcernErrors", ())
             ]
             matcher.match_rows(list(concern_errors), found, "writeConcernErrors")
     if "expectResult" in expected:
@@ -222,4 +222,6 @@ def _partial(error: Exception) -> Any:
     if isinstance(error, ClientBulkWriteException):
         partial = error.partial_result
         return MISSING if partial is None else _client_bulk_document(partial)
-    return MISSING
+    # An error of the network has what was done before it, as our own addition.
+    partial = getattr(error, "partial_result", None)
+    return _bulk_document(partial) if isinstance(partial, BulkWriteResult) else MISSING

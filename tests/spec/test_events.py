@@ -27,7 +27,8 @@ class EventTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """A matcher without entities."""
-        self.matcher = Matcher({}.__getitem__, {}.__getitem__)
+        entities: dict[str, Any] = {}
+        self.matcher = Matcher(entities.__getitem__, entities.__getitem__)
 
     def test_names(self) -> None:
         """PyMongo's classes have the format's names and families."""
@@ -85,11 +86,12 @@ class EventTests(SynchronousTestCase):
             },
             event,
         )
-        for wanted in (
+        wrong: tuple[dict[str, Any], ...] = (
             {"commandFailedEvent": {}},
             {"commandStartedEvent": {"commandName": "insert"}},
             {"commandStartedEvent": {"hasServiceId": True}},
-        ):
+        )
+        for wanted in wrong:
             self.assertRaises(Mismatch, match_event, self.matcher, wanted, event)
 
     def test_sequence(self) -> None:
