@@ -5,27 +5,36 @@ Databases: their collections and commands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from bson.codec_options import CodecOptions
+from bson.dbref import DBRef
 from pymongo import CursorType
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 
-from txmongokit._sansio.commands.admin import CreateCollection, DropDatabase, ListCollections
+from txmongokit._sansio.commands.admin import (
+    CreateCollection,
+    DropDatabase,
+    ListCollections,
+    ModifyCollection,
+    ValidateCollection,
+    on_primary,
+)
 from txmongokit._sansio.commands.arguments import check_database_name, nearest
-from txmongokit._sansio.commands.base import CommandOptions, RunCommand
-from txmongokit._sansio.commands.read import CursorCommand, aggregate_command
+from txmongokit._sansio.commands.base import CommandOptions, CursorBatch, RunCommand
+from txmongokit._sansio.commands.read import CursorCommand
 from txmongokit.changestream import ChangeStream
-from txmongokit.collection import Collection
+from txmongokit.collection import Collection, aggregation
 from txmongokit.cursor import CommandCursor, TimeoutMode
+from txmongokit.errors import CollectionInvalid, InvalidOperation
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.scope import Scope, changed
 from txmongokit.sessions import ClientSession
+from txmongokit.types import ConnectionInfo
 
 __all__ = ["Database"]
-
-ResultT = TypeVar("ResultT")
 
 
 class Database(Scope):
@@ -102,19 +111,45 @@ class Database(Scope):
         """
         return self._runner
 
-    def with_options(self, **options: Any) -> Database:
+    def with_options(
+        self,
+        codec_options: CodecOptions[Any] | None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Database:
         """
         The same database with other options; see the class.
         """
         other = Database(self._runner, self._name)
-        other._options = changed(self._options, options)
+        other._options = changed(
+            self._options,
+            {
+                "codec_options": codec_options,
+                "read_preference": read_preference,
+                "write_concern": write_concern,
+                "read_concern": read_concern,
+                "timeout": timeout,
+            },
+        )
         return other
 
-    def get_collection(self, name: str, **options: Any) -> Collection[dict[str, Any]]:
+    def get_collection(
+        self,
+        name: str,
+        codec_options: CodecOptions[Any] | None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[dict[str, Any]]:
         """
         A collection, with other options than the database's where given.
         """
-        return self[name].with_options(**options) if options else self[name]
+        return self[name].with_options(
+            codec_options, read_preference, write_concern, read_concern, timeout
+        )
 
     def authenticate(
         self, name: str, password: str | None, mechanism: str = "DEFAULT"
@@ -137,27 +172,25 @@ class Database(Scope):
         read_preference: Any = None,
         codec_options: CodecOptions[Any] | None = None,
         session: ClientSession | None = None,
-        timeout: float | None = None,
+        comment: Any = None,
         **arguments: Any,
     ) -> Deferred[dict[str, Any]]:
         """
         Run any command.  It goes to the primary unless C{read_preference}
-        says otherwise, takes no concerns but its own and is tried once.
+        says otherwise, takes no concerns but its own and is tried once,
+        but for servers that are overloaded.
 
         @param command: its name, or the whole document, which is copied.
         @param value: of the command's own field, where a name is given.
         @param check: whether C{ok: 0} is an error.
         @param allowable_errors: messages or codes that are no error.
+        @param comment: a note for the server's logs and profiler.
         @param arguments: more fields of the document.
         @return: fires with the reply.
         """
-        limits = CommandOptions(
-            codec_options=codec_options or self._options.codec_options,
-            timeout=self._options.timeout if timeout is None else timeout,
-            timeout_given=timeout is not None,
-        )
-        if read_preference is not None:
-            limits = replace(limits, read_preference=read_preference)
+        limits = self._bare(arguments, codec_options, read_preference)
+        if comment is not None:
+            arguments["comment"] = comment
         return self._run(
             RunCommand(
                 self._name,
@@ -177,7 +210,6 @@ class Database(Scope):
         read_preference: Any = None,
         codec_options: CodecOptions[Any] | None = None,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         batch_size: int | None = None,
         comment: Any = None,
         max_await_time_ms: int | None = None,
@@ -197,13 +229,7 @@ class Database(Scope):
         @param timeout_mode: see L{txmongokit.cursor.TimeoutMode}.
         @return: a cursor, which starts on its first use.
         """
-        limits = CommandOptions(
-            codec_options=codec_options or self._options.codec_options,
-            timeout=self._options.timeout if timeout is None else timeout,
-            timeout_given=timeout is not None,
-        )
-        if read_preference is not None:
-            limits = replace(limits, read_preference=read_preference)
+        limits = self._bare(arguments, codec_options, read_preference)
         document = _command_document(command, value, arguments)
         return CommandCursor(
             self._runner,
@@ -216,70 +242,171 @@ class Database(Scope):
             timeout_mode=timeout_mode,
         )
 
+    def _bare(
+        self,
+        arguments: dict[str, Any],
+        codec_options: CodecOptions[Any] | None,
+        read_preference: Any,
+    ) -> CommandOptions:
+        """Options of a command that inherits no concerns and no preference."""
+        limits = self._limits(arguments)
+        bare = CommandOptions(
+            codec_options=codec_options or limits.codec_options,
+            timeout=limits.timeout,
+            timeout_given=limits.timeout_given,
+        )
+        return changed(bare, {"read_preference": read_preference})
+
     def aggregate(
         self,
         pipeline: Sequence[Mapping[str, Any]],
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
-        batch_size: int | None = None,
-        max_await_time_ms: int | None = None,
-        timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
         """
         Run a pipeline that belongs to no collection (C{$currentOp},
         C{$documents}, ...); see L{Collection.aggregate}.
         """
-        command = aggregate_command(
-            self._name, None, self._limited(timeout), pipeline, batch_size=batch_size, **options
-        )
-        return CommandCursor(
-            self._runner,
-            command,
-            session,
-            batch_size=batch_size,
-            comment=options.get("comment"),
-            max_await_time_ms=max_await_time_ms,
-            timeout_mode=timeout_mode,
-        )
+        limits = self._limits(options)
+        return aggregation(self._runner, self._name, None, limits, pipeline, session, options)
 
     def watch(
         self,
         pipeline: Sequence[Mapping[str, Any]] | None = None,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
         **options: Any,
     ) -> ChangeStream[dict[str, Any]]:
         """
         The changes to all collections; see L{Collection.watch}.
         """
-        limits = self._limited(timeout)
+        limits = self._limits(options)
         return ChangeStream(self._runner, self._name, None, limits, pipeline, session, **options)
+
+    def dereference(
+        self, dbref: DBRef, *, session: ClientSession | None = None, **options: Any
+    ) -> Deferred[dict[str, Any] | None]:
+        """
+        The document that a reference points to.
+
+        @param options: as in L{Collection.find_one}.
+        @return: fires with the document, or C{None}.
+
+        @raise TypeError: it is no C{DBRef}.
+        @raise ValueError: it points into another database.
+        """
+        if not isinstance(dbref, DBRef):
+            raise TypeError(f"dbref must be a bson DBRef, not {type(dbref).__name__}")
+        if dbref.database is not None and dbref.database != self._name:
+            raise ValueError(
+                f"the reference points into the database {dbref.database!r}, not into "
+                f"{self._name!r}: dereference it there"
+            )
+        return self[dbref.collection].find_one({"_id": dbref.id}, session=session, **options)
 
     # Collections.
 
     def create_collection(
         self,
         name: str,
-        *,
+        codec_options: CodecOptions[Any] | None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
         session: ClientSession | None = None,
-        timeout: float | None = None,
+        check_exists: bool = False,
         **options: Any,
     ) -> Deferred[Collection[dict[str, Any]]]:
         """
         Create a collection, view or time series.
 
-        @param options: the server's own (C{capped}, C{size}, C{max},
-            C{validator}, C{viewOn}, C{collation}, ...).
+        @param check_exists: look first whether there is one, for the sake of
+            PyMongo's L{CollectionInvalid}.
+        @param options: the server's own by its names (C{capped}, C{size},
+            C{max}, C{validator}, C{viewOn}, C{pipeline}, C{timeseries},
+            C{clusteredIndex}, C{collation}, C{comment}, ...).
         @return: fires with the collection; fails with code 48 where there
             is one already.
+
+        @raise ConfigurationError: C{encryptedFields} is given.
         """
-        collection = self[name]
-        command = CreateCollection(self._name, name, self._limited(timeout), **options)
-        created = self._run(command, session)
-        return created.addCallback(lambda reply: collection)
+        limits = self._limits(options)
+        collection = self.get_collection(
+            name, codec_options, read_preference, write_concern, read_concern
+        )
+        limits = changed(limits, {"write_concern": write_concern})
+        command = CreateCollection(self._name, name, limits, **options)
+        if check_exists:
+            return Deferred.fromCoroutine(self._create_new(command, session, collection))
+        return self._run(command, session).addCallback(lambda reply: collection)
+
+    async def _create_new(
+        self,
+        command: CreateCollection,
+        session: ClientSession | None,
+        collection: Collection[dict[str, Any]],
+    ) -> Collection[dict[str, Any]]:
+        deadline = self._runner.deadline(command.options)
+        listing = ListCollections(
+            self._name, command.options, filter={"name": collection.name}, name_only=True
+        )
+        for each in (listing, command):
+            each.deadline = deadline
+        found = await self._run(listing, session)
+        if found.documents:
+            raise CollectionInvalid(f"collection {collection.name} already exists")
+        await self._run(command, session)
+        return collection
+
+    def modify_collection(
+        self,
+        name_or_collection: str | Collection[Any],
+        *,
+        session: ClientSession | None = None,
+        **options: Any,
+    ) -> Deferred[dict[str, Any]]:
+        """
+        Change a collection's or a view's options (C{collMod}).
+
+        @param options: the server's own by its names (C{index},
+            C{validator}, C{expireAfterSeconds},
+            C{changeStreamPreAndPostImages}, ...).
+        @return: fires with the server's reply.
+        """
+        limits = self._limits(options)
+        name = _collection_name(name_or_collection)
+        return self._run(ModifyCollection(self._name, name, limits, **options), session)
+
+    def validate_collection(
+        self,
+        name_or_collection: str | Collection[Any],
+        scandata: bool = False,
+        full: bool = False,
+        session: ClientSession | None = None,
+        background: bool | None = None,
+        comment: Any = None,
+        **options: Any,
+    ) -> Deferred[dict[str, Any]]:
+        """
+        Look for damage in a collection.
+
+        @param background: without stopping its users.
+        @return: fires with the server's reply; fails with
+            L{txmongokit.errors.CollectionInvalid} where there is damage.
+        """
+        limits = on_primary(self._limits(options))
+        command = ValidateCollection(
+            self._name,
+            _collection_name(name_or_collection),
+            limits,
+            scandata=scandata,
+            full=full,
+            background=background,
+            comment=comment,
+            **options,
+        )
+        return self._run(command, session)
 
     def drop_collection(
         self, name_or_collection: str | Collection[Any], **options: Any
@@ -287,30 +414,22 @@ class Database(Scope):
         """
         Drop a collection; see L{Collection.drop}.
         """
-        if isinstance(name_or_collection, Collection):
-            name_or_collection = name_or_collection.name
-        return self[name_or_collection].drop(**options)
+        return self[_collection_name(name_or_collection)].drop(**options)
 
     def drop(
-        self,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        comment: Any = None,
+        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[None]:
         """
         Drop the database itself.
         """
-        command = DropDatabase(self._name, self._limited(timeout), comment=comment)
-        dropped = self._run(command, session)
-        return dropped.addCallback(lambda reply: None)
+        limits = self._limits(options)
+        command = DropDatabase(self._name, limits, comment=comment, **options)
+        return self._run(command, session).addCallback(lambda reply: None)
 
     def list_collections(
         self,
         *,
         session: ClientSession | None = None,
-        timeout: float | None = None,
-        batch_size: int | None = None,
         timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
@@ -318,12 +437,12 @@ class Database(Scope):
         The collections and views, one document for each.
 
         @param options: C{filter}, C{name_only}, C{authorized_collections},
-            C{comment}.
+            C{batch_size}, C{comment}, C{raw_data}.
         @return: a cursor, which starts on its first use.
         """
-        command = ListCollections(
-            self._name, self._limited(timeout), batch_size=batch_size, **options
-        )
+        limits = self._limits(options)
+        batch_size = options.pop("batchSize", options.pop("batch_size", None))
+        command = ListCollections(self._name, limits, batch_size=batch_size, **options)
         return CommandCursor(
             self._runner,
             command,
@@ -349,10 +468,33 @@ class Database(Scope):
         return listed.addCallback(lambda found: [item["name"] for item in found])
 
 
+def _collection_name(name_or_collection: str | Collection[Any]) -> str:
+    if isinstance(name_or_collection, Collection):
+        return name_or_collection.name
+    if not isinstance(name_or_collection, str):
+        raise TypeError(
+            "a collection is named by a string or the collection itself, "
+            f"not {type(name_or_collection).__name__}"
+        )
+    return name_or_collection
+
+
 class _CursorCommand(CursorCommand):
     """A command document as the user wrote it, answered by a cursor."""
 
     follows_read_preference = True
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
+        """
+        The batch.
+
+        @raise InvalidOperation: the command does not answer with a cursor.
+        """
+        if "cursor" not in reply:
+            raise InvalidOperation(
+                f"{next(iter(self._body))} does not answer with a cursor: use command()"
+            )
+        return super().parse(reply, info)
 
 
 def _command_document(

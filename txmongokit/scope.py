@@ -83,9 +83,6 @@ class Scope:
             return self._options
         return replace(self._options, timeout=_checked_timeout(timeout), timeout_given=True)
 
-    def _limited(self, timeout: float | None) -> CommandOptions:
-        return self._limits({"timeout": timeout})
-
     def _run(self, command: Command[ResultT], session: ClientSession | None) -> Deferred[ResultT]:
         state = session_state(session)
         if state is not None and command.is_write:
@@ -130,7 +127,7 @@ def changed(options: CommandOptions, given: dict[str, Any]) -> CommandOptions:
     @raise TypeError: there is no such option, or it is of a wrong type.
     @raise ValueError: C{timeout} is negative.
     """
-    new = {}
+    new: dict[str, Any] = {}
     for name, value in given.items():
         if name not in INHERITED and name != "timeout_given":
             raise TypeError(f"there is no option {name!r}{nearest(name, INHERITED)}")
