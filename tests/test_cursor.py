@@ -4,19 +4,33 @@ Tests for L{txmongokit.cursor}.
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import bson
 from pymongo import CursorType
+from pymongo.server_type import SERVER_TYPE
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from tests.fakes import ADDRESS, FakeRunner, cursor_reply
+from tests.fakes import ADDRESS, INFO, FakeRunner, cursor_reply
+from txmongokit._sansio.commands.base import Command
 from txmongokit.collection import Collection
+from txmongokit.cursor import TimeoutMode
 from txmongokit.database import Database
-from txmongokit.errors import CursorNotFound, InvalidOperation
+from txmongokit.errors import (
+    AutoReconnect,
+    CursorNotFound,
+    ExecutionTimeout,
+    InvalidOperation,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+)
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession
 
@@ -221,3 +235,427 @@ class CursorTests(SynchronousTestCase):
         cursor = collection(self.two_batches()).find_raw_batches()
         found = self.successResultOf(cursor.to_list())
         self.assertEqual(found, [bson.encode(item) for item in (ONE, TWO, THREE)])
+
+    def test_next(self) -> None:
+        """C{next} gives one document after the other, then says that there is none."""
+        cursor = collection(self.two_batches()).find()
+        for expected in (ONE, TWO, THREE):
+            self.assertEqual(self.successResultOf(cursor.next()), expected)
+        self.failureResultOf(cursor.next(), StopAsyncIteration)
+        self.assertIsNone(self.successResultOf(cursor.try_next()))
+        self.assertEqual(cursor.retrieved, 3)
+
+    def test_tailable_next(self) -> None:
+        """On a tailable cursor C{next} waits, C{try_next} asks once."""
+        empty = cursor_reply([], 7, more=True)
+        runner = FakeRunner(
+            cursor_reply([], 7), empty, empty, cursor_reply([ONE], 7, more=True), empty
+        )
+        cursor = collection(runner).find(cursor_type=CursorType.TAILABLE)
+        self.assertIsNone(self.successResultOf(cursor.try_next()))
+        self.assertEqual(len(runner.commands), 1)
+        self.assertEqual(self.successResultOf(cursor.next()), ONE)
+        self.assertEqual(self.successResultOf(cursor.to_list()), [])
+        self.assertTrue(cursor.alive)
+
+    def test_gone(self) -> None:
+        """What a server has let go of is not killed; a tailable cursor ends quietly."""
+        for code in (43, 175, 237):
+            error = OperationFailure("gone", code)
+            runner = FakeRunner(cursor_reply([ONE], 7), error)
+            cursor = collection(runner).find()
+            self.successResultOf(cursor.next_batch())
+            self.failureResultOf(cursor.next_batch(), OperationFailure)
+            tail_runner = FakeRunner(cursor_reply([ONE], 7), error)
+            tail = collection(tail_runner).find(cursor_type=CursorType.TAILABLE)
+            self.successResultOf(tail.next_batch())
+            self.assertEqual(self.successResultOf(tail.next_batch()), [])
+            self.assertFalse(tail.alive)
+            self.assertEqual(runner.names + tail_runner.names, ["find", "getMore"] * 2)
+
+    def test_capped_position_lost(self) -> None:
+        """That a tailable cursor missed something is never quiet."""
+        runner = FakeRunner(cursor_reply([ONE], 7), OperationFailure("lost", 136))
+        cursor = collection(runner).find(cursor_type=CursorType.TAILABLE)
+        self.successResultOf(cursor.next_batch())
+        self.failureResultOf(cursor.next_batch(), OperationFailure)
+
+    def test_killed_after_errors(self) -> None:
+        """After other errors the server is told, unless the connection broke."""
+        for error, told in (
+            (OperationFailure("no", 5), True),
+            (ExecutionTimeout("late", 50), True),
+            (NetworkTimeout("late"), True),
+            (NotPrimaryError("no", {"code": 10107}), True),
+            (AutoReconnect("closed"), False),
+        ):
+            runner = FakeRunner(cursor_reply([ONE], 7), error)
+            cursor = collection(runner).find()
+            self.successResultOf(cursor.next_batch())
+            self.failureResultOf(cursor.next_batch(), type(error))
+            self.assertEqual("killCursors" in runner.names, told, error)
+            self.assertEqual(cursor.cursor_id, 0)
+            self.assertEqual(len(runner.ended), 1)
+
+    def test_close_while_fetching(self) -> None:
+        """Closing cancels the fetch, and waits until the server was told."""
+        told: Deferred[dict[str, Any]] = Deferred()
+        runner = FakeRunner(cursor_reply([ONE], 7), Deferred(), told)
+        cursor = collection(runner).find()
+        self.successResultOf(cursor.next_batch())
+        fetch = cursor.next_batch()
+        closed = cursor.close()
+        self.failureResultOf(fetch, CancelledError)
+        self.assertNoResult(closed)
+        self.assertEqual(runner.ended, [])
+        told.callback({"ok": 1.0})
+        self.successResultOf(closed)
+        self.assertEqual(len(runner.ended), 1)
+
+    def test_cancelled_close(self) -> None:
+        """Who cancels waiting for the end does not stop it."""
+        told: Deferred[dict[str, Any]] = Deferred()
+        runner = FakeRunner(cursor_reply([ONE], 7), told)
+        cursor = collection(runner).find()
+        self.successResultOf(cursor.next_batch())
+        closed = cursor.close()
+        closed.cancel()
+        self.failureResultOf(closed, CancelledError)
+        told.callback({"ok": 1.0})
+        self.assertEqual(len(runner.ended), 1)
+
+    def test_comment(self) -> None:
+        """getMore carries the comment where servers know it there."""
+        for wire_version, known in ((8, False), (9, True)):
+            info = replace(INFO, max_wire_version=wire_version)
+            runner = FakeRunner(cursor_reply([ONE], 7), cursor_reply([TWO], more=True), info=info)
+            self.successResultOf(collection(runner).find(comment="why").to_list())
+            self.assertEqual("comment" in runner.bodies[1], known)
+
+    def test_session(self) -> None:
+        """The explicit session is told; an implicit one is nobody's business."""
+        runner = FakeRunner()
+        session = ClientSession(runner, runner.take_session(explicit=True))
+        self.assertIs(collection(runner).find(session=session).session, session)
+        self.assertIsNone(collection(runner).find().session)
+
+    def test_clone(self) -> None:
+        """A clone sends the same query, and changes to either do not show in the other."""
+        runner = FakeRunner(cursor_reply([ONE], 7), cursor_reply([ONE]))
+        query = {"a": {"$in": [1]}}
+        cursor = collection(runner).find(query, sort="a", batch_size=3, comment="why")
+        self.successResultOf(cursor.next_batch())
+        clone = cursor.clone()
+        query["a"]["$in"].append(2)
+        self.successResultOf(clone.limit(9).next_batch())
+        self.assertEqual(runner.bodies[1].pop("limit"), 9)
+        self.assertEqual(runner.bodies[1].pop("filter"), {"a": {"$in": [1]}})
+        del runner.bodies[0]["filter"]
+        self.assertEqual(runner.bodies[1], runner.bodies[0])
+
+    def test_clone_tailable(self) -> None:
+        """What kind of cursor it is is cloned, too."""
+        runner = FakeRunner(cursor_reply([], 7), cursor_reply([], 7, more=True))
+        cursor = collection(runner).find(cursor_type=CursorType.TAILABLE_AWAIT, max_await_time_ms=9)
+        clone = cursor.clone()
+        self.successResultOf(clone.next_batch())
+        self.successResultOf(clone.next_batch())
+        self.assertIs(runner.bodies[0]["awaitData"], True)
+        self.assertEqual(runner.bodies[1]["maxTimeMS"], 9)
+
+    def test_rewind(self) -> None:
+        """A rewound cursor closes, then asks again."""
+        runner = FakeRunner(cursor_reply([ONE], 7), {"ok": 1.0}, cursor_reply([TWO]))
+        cursor = collection(runner).find()
+        self.successResultOf(cursor.next_batch())
+        self.assertIs(self.successResultOf(cursor.rewind()), cursor)
+        self.assertIsNone(cursor.cursor_id)
+        cursor.limit(5)
+        self.assertEqual(self.successResultOf(cursor.to_list()), [TWO])
+        self.assertEqual(runner.names, ["find", "killCursors", "find"])
+
+    def test_explain(self) -> None:
+        """Explaining sends the find within, with the time limit outside."""
+        runner = FakeRunner({"ok": 1.0, "queryPlanner": {}})
+        cursor = collection(runner).find({"a": 1}, limit=2).max_time_ms(9)
+        self.assertIn("queryPlanner", self.successResultOf(cursor.explain()))
+        self.assertEqual(
+            runner.bodies[0],
+            {
+                "explain": {"find": "things", "filter": {"a": 1}, "limit": 2},
+                "maxTimeMS": 9,
+                "verbosity": "allPlansExecution",
+            },
+        )
+        cursor.skip(1)
+
+    def test_distinct(self) -> None:
+        """Distinct takes over filter, collation, comment, hint and time limit."""
+        runner = FakeRunner({"ok": 1.0, "values": [1]})
+        cursor = collection(runner).find({"a": 1}, skip=4).hint("a_1").comment("why")
+        self.assertEqual(self.successResultOf(cursor.distinct("b")), [1])
+        self.assertEqual(
+            runner.bodies[0],
+            {
+                "distinct": "things",
+                "key": "b",
+                "query": {"a": 1},
+                "comment": "why",
+                "hint": "a_1",
+            },
+        )
+
+
+class DroppedTests(SynchronousTestCase):
+    """
+    Cursors that nobody has any more.
+    """
+
+    def test_open(self) -> None:
+        """One that is open is killed in a later turn, then its session comes back."""
+        runner = FakeRunner(cursor_reply([ONE], 7))
+        cursor = collection(runner).find()
+        self.successResultOf(cursor.next_batch())
+        del cursor
+        gc.collect()
+        self.assertEqual(runner.names, ["find"])
+        runner.clock.advance(0)
+        self.assertEqual(runner.bodies[1], {"killCursors": "things", "cursors": [7]})
+        self.assertIs(runner.sessions[1], runner.sessions[0])
+        self.assertEqual(runner.ended, [runner.sessions[0]])
+
+    def test_in_a_cycle(self) -> None:
+        """One that only the collector of garbage finds is killed, too."""
+        runner = FakeRunner(cursor_reply([ONE], 7))
+        cursor: Any = collection(runner).find()
+        self.successResultOf(cursor.next_batch())
+        cursor.itself = cursor
+        del cursor
+        gc.collect()
+        runner.clock.advance(0)
+        self.assertEqual(runner.names, ["find", "killCursors"])
+
+    def test_explicit_session(self) -> None:
+        """An explicit session stays its owner's."""
+        runner = FakeRunner(cursor_reply([ONE], 7))
+        session = ClientSession(runner, runner.take_session(explicit=True))
+        cursor = collection(runner).find(session=session)
+        self.successResultOf(cursor.next_batch())
+        del cursor
+        gc.collect()
+        runner.clock.advance(0)
+        self.assertEqual(runner.names, ["find", "killCursors"])
+        self.assertEqual(runner.ended, [])
+
+    def test_nothing_to_do(self) -> None:
+        """One that has not started, has ended or could not be made leaves nothing."""
+        runner = FakeRunner(cursor_reply([ONE]))
+        collection(runner).find()
+        self.successResultOf(collection(runner).find().to_list())
+        self.assertRaises(TypeError, collection(runner).find, batch_size="x")
+        gc.collect()
+        self.assertEqual(runner.clock.getDelayedCalls(), [])
+
+    def test_exhaust(self) -> None:
+        """An exhaust cursor's stream is closed, then it is killed."""
+        runner = FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([TWO], 7, more=True),
+            cursor_reply([THREE], 7, more=True),
+            cursor_reply([ONE], 7, more=True),
+            Deferred(),
+        )
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST)
+        self.successResultOf(cursor.next_batch())
+        self.successResultOf(cursor.next_batch())
+        streaming = len(runner.commands)
+        del cursor
+        gc.collect()
+        runner.clock.advance(0)
+        self.assertEqual(runner.names[streaming:], ["killCursors"])
+
+
+class ExhaustTests(SynchronousTestCase):
+    """
+    Cursors that the server streams.
+    """
+
+    def test_stream(self) -> None:
+        """One getMore, without any more, gives all that follows."""
+        runner = FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([TWO], 7, more=True),
+            cursor_reply([THREE], 0, more=True),
+        )
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST, batch_size=1)
+        self.assertEqual(self.successResultOf(cursor.to_list()), [ONE, TWO, THREE])
+        self.assertIs(runner.commands[1], runner.commands[2])
+        self.assertEqual(runner.commands[1].address, ADDRESS)
+        self.assertEqual(len(runner.ended), 1)
+
+    def test_old_server(self) -> None:
+        """A server before 4.4 is asked for each batch."""
+        runner = FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([TWO], 7, more=True),
+            cursor_reply([THREE], more=True),
+            info=replace(INFO, max_wire_version=8),
+        )
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST)
+        self.assertEqual(self.successResultOf(cursor.to_list()), [ONE, TWO, THREE])
+        self.assertIsNot(runner.commands[1], runner.commands[2])
+
+    def test_mongos(self) -> None:
+        """A mongos is not asked."""
+        runner = FakeRunner(info=replace(INFO, server_type=SERVER_TYPE.Mongos))
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST)
+        self.failureResultOf(cursor.to_list(), InvalidOperation)
+        self.assertEqual(runner.requests, [])
+        self.assertEqual(len(runner.ended), 1)
+
+    def test_limit(self) -> None:
+        """A limit excludes it, in either order, and so does a timeout by iteration."""
+        things = collection(FakeRunner())
+        kind = CursorType.EXHAUST
+        self.assertRaises(InvalidOperation, things.find, cursor_type=kind, limit=3)
+        self.assertRaises(InvalidOperation, things.find(cursor_type=kind).limit, 3)
+        self.assertRaises(
+            ValueError, things.find, cursor_type=kind, timeout=3, timeout_mode="iteration"
+        )
+
+    def test_close(self) -> None:
+        """Closing in the middle closes the connection and kills the cursor."""
+        runner = FakeRunner(cursor_reply([ONE], 7), cursor_reply([TWO], 7, more=True), Deferred())
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST)
+        self.successResultOf(cursor.next_batch())
+        self.successResultOf(cursor.next_batch())
+        self.successResultOf(cursor.close())
+        self.assertEqual(runner.names[-1], "killCursors")
+
+    def test_failure(self) -> None:
+        """What came before a failure is read first."""
+        runner = FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([TWO], 7, more=True),
+            OperationFailure("no", 5),
+        )
+        cursor = collection(runner).find(cursor_type=CursorType.EXHAUST)
+        for expected in (ONE, TWO):
+            self.assertEqual(self.successResultOf(cursor.next()), expected)
+        self.failureResultOf(cursor.next(), OperationFailure)
+        self.assertEqual(runner.names[-1], "killCursors")
+
+
+class TimeoutTests(SynchronousTestCase):
+    """
+    Client-side operation timeouts of cursors.
+    """
+
+    def read(self, runner: FakeRunner, **options: Any) -> list[Command[Any]]:
+        """The commands of a cursor with two seconds between its batches."""
+        cursor = collection(runner).find(**options)
+        while cursor.alive:
+            self.successResultOf(cursor.next_batch())
+            runner.clock.advance(2)
+        return runner.commands
+
+    def replies(self) -> FakeRunner:
+        """A runner with a cursor of three batches."""
+        return FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([TWO], 7, more=True),
+            cursor_reply([THREE], more=True),
+        )
+
+    def test_lifetime(self) -> None:
+        """A plain cursor's commands share one deadline, and only the first tells the server."""
+        for mode in (None, "cursorLifetime", TimeoutMode.CURSOR_LIFETIME):
+            commands = self.read(self.replies(), timeout=9, timeout_mode=mode)
+            self.assertEqual([command.deadline for command in commands], [9, 9, 9])
+            told = [command.sends_max_time for command in commands]
+            self.assertEqual(told, [True, False, False])
+
+    def test_iteration(self) -> None:
+        """By iteration each has its own, and none tells the server."""
+        commands = self.read(self.replies(), timeout=9, timeout_mode="iteration")
+        self.assertEqual([command.deadline for command in commands], [9, 11, 13])
+        self.assertEqual([command.sends_max_time for command in commands], [False] * 3)
+
+    def test_no_timeout(self) -> None:
+        """Without a timeout there is no deadline."""
+        commands = self.read(self.replies())
+        self.assertEqual([command.deadline for command in commands], [None] * 3)
+
+    def test_tailable(self) -> None:
+        """A tailable cursor's is by iteration; the server is told where it waits for data."""
+        for kind, told in ((CursorType.TAILABLE, False), (CursorType.TAILABLE_AWAIT, True)):
+            commands = self.read(self.replies(), timeout=9, cursor_type=kind)
+            self.assertEqual([command.deadline for command in commands], [9, 11, 13])
+            self.assertEqual([command.sends_max_time for command in commands], [told, False, False])
+
+    def test_await_time(self) -> None:
+        """The server waits no longer than there is time."""
+        runner = FakeRunner(
+            cursor_reply([ONE], 7),
+            cursor_reply([], 7, more=True),
+            Deferred(),
+        )
+        things = collection(runner)
+        cursor = things.find(
+            cursor_type=CursorType.TAILABLE_AWAIT, timeout=1, max_await_time_ms=700
+        )
+        self.successResultOf(cursor.next_batch())
+        later: Deferred[dict[str, Any]] = Deferred()
+        runner.replies.appendleft(later)
+        cursor.next()
+        runner.clock.advance(0.6)
+        later.callback(cursor_reply([], 7, more=True))
+        limits = [body.get("maxTimeMS") for body in runner.bodies]
+        self.assertEqual(limits[:3], [None, 700, 400])
+
+    def test_close(self) -> None:
+        """Telling the server that it ends has the whole time again, or its own."""
+        for given, expected in ((None, 9), (3, 3)):
+            runner = FakeRunner(cursor_reply([ONE], 7))
+            cursor = collection(runner).find(timeout=9)
+            self.successResultOf(cursor.next_batch())
+            self.successResultOf(cursor.close(timeout=given))
+            self.assertIsNone(runner.commands[1].deadline)
+            self.assertEqual(runner.commands[1].options.timeout, expected)
+
+    def test_refused(self) -> None:
+        """Modes and waits that do not suit the timeout are errors before anything is sent."""
+        runner = FakeRunner()
+        things = collection(runner)
+        tail = {"cursor_type": CursorType.TAILABLE_AWAIT}
+        for options in (
+            {"timeout_mode": "iteration"},
+            {"timeout_mode": "forever", "timeout": 1},
+            {"timeout_mode": "cursorLifetime", "timeout": 1, **tail},
+            {"max_await_time_ms": 1000, "timeout": 1, **tail},
+            {"max_await_time_ms": -1, **tail},
+        ):
+            self.assertRaises(ValueError, things.find, **options)
+        self.assertRaises(TypeError, things.find, max_await_time_ms="1", **tail)
+        for options in (
+            {"timeout_mode": "iteration", "timeout": 1},
+            {"max_await_time_ms": 1000, "timeout": 1},
+        ):
+            self.assertRaises(ValueError, things.aggregate, [{"$out": "x"}], **options)
+        cursor = things.find(timeout=1, **tail)
+        self.assertRaises(ValueError, cursor.max_await_time_ms, 1000)
+        self.assertEqual(runner.commands, [])
+
+    def test_unlimited(self) -> None:
+        """A timeout of 0 lifts the limit, and allows any wait and mode."""
+        runner = FakeRunner(cursor_reply([ONE], 7), cursor_reply([], more=True))
+        cursor = collection(runner).find(
+            cursor_type=CursorType.TAILABLE_AWAIT,
+            timeout=0,
+            max_await_time_ms=1000,
+            timeout_mode="iteration",
+        )
+        self.successResultOf(cursor.next_batch())
+        self.successResultOf(cursor.next_batch())
+        self.assertEqual(runner.bodies[1]["maxTimeMS"], 1000)
+        self.assertEqual(runner.commands[1].deadline, math.inf)

@@ -465,6 +465,7 @@ class ChangeStream(Generic[DocumentT]):
     def _received(self, changes: list[bytes]) -> None:
         token = self._batch_token = self._token_of_batch()
         if changes:
+            self._fruitless = 0
             self._changes.extend(changes)
             return
         if token is not None:

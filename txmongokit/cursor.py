@@ -627,12 +627,12 @@ class CommandCursor(Generic[DocumentT]):
         return Deferred.fromCoroutine(self._collect(length))
 
     async def _collect(self, length: int | None = None) -> list[DocumentT]:
-        documents = await self.next_batch()
-        while not self._finished and (length is None or len(documents) < length):
+        documents: list[DocumentT] = []
+        while length is None or len(documents) < length:
             batch = await self.next_batch()
-            if not batch:
-                break
             documents += batch
+            if not batch or self._finished:
+                break
         if length is not None and len(documents) > length:
             self._ahead.extend(documents[length:])
             del documents[length:]
