@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import bson
+from bson.int64 import Int64
 from bson.objectid import ObjectId
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail, succeed
@@ -49,6 +50,11 @@ class MemoryTransport(StringTransport):
         self.lost = False
         self.aborted = False
         self._reader = FrameReader()
+        # Of a hello that is answered when something changes: its number,
+        # whether it may be answered again, and what limits the wait.
+        self._watching: tuple[int, bool, Any] | None = None
+        self._last_id = 1
+        self._limit = 0
 
     def write(self, data: bytes) -> None:
         """Queue what the client sends."""
@@ -71,6 +77,7 @@ class MemoryTransport(StringTransport):
         """End the connection."""
         if not self.lost:
             self.lost = True
+            self._stop_watching()
             self.server.connections.remove(self)
             self.protocol.connectionLost(Failure(reason or error.ConnectionDone()))
 
@@ -84,23 +91,59 @@ class MemoryTransport(StringTransport):
             body = bson.decode(message.body)
             for field, documents in message.sequences:
                 body[field] = [bson.decode(raw) for raw in documents]
+            if self.server.keeps_back(body):
+                self._watch(header.request_id, message.exhaust_allowed, body["maxAwaitTimeMS"])
+                continue
             reply = self.server.answer(self, body)
             if isinstance(reply, Exception):
                 self.server.network.later(partial(self.lose, reply))
             elif reply is not None and not message.more_to_come:
                 self.reply(header.request_id, reply)
 
-    def reply(self, request_id: int, document: dict[str, Any]) -> None:
+    def reply(
+        self, request_id: int, document: dict[str, Any], *, more_to_come: bool = False
+    ) -> None:
         """Send a reply."""
-        data = m.encode(m.OpMsg(bson.encode(document)), 1, request_id)
+        message = m.OpMsg(bson.encode(document), flags=m.MORE_TO_COME if more_to_come else 0)
+        data = m.encode(message, self._last_id, request_id)
         self.server.network.later(lambda: self.lost or self.protocol.dataReceived(data))
+
+    def tell(self, *, last: bool = False) -> None:
+        """
+        Answer the hello that was kept back, if one was.
+
+        @param last: it is not answered again, though it might be.
+        """
+        if self._watching is None:
+            return
+        request_id, again, _ = self._watching
+        self._stop_watching()
+        reply = self.server.answer(self, {"hello": 1})
+        more = again and not last
+        self._last_id += 1
+        self.reply(request_id, reply, more_to_come=more)
+        if more:
+            self._watch(self._last_id, again, self._limit)
+
+    def _watch(self, request_id: int, again: bool, limit: int) -> None:
+        self._limit = limit
+        wait = self.server.network.clock.callLater(limit / 1000, self.tell)
+        self._watching = (request_id, again, wait)
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            wait = self._watching[2]
+            self._watching = None
+            if wait.active():
+                wait.cancel()
 
 
 class FakeServer:
     """
     A scripted server.
 
-    @ivar hello: what it adds to its reply to C{hello}.
+    @ivar hello: what it adds to its reply to C{hello}.  With a
+        C{topologyVersion} it streams: see L{can_stream}.
     @ivar on_command: answers everything else.
     @ivar on_hello: answers C{hello}, where set.
     @ivar refuses: what connecting fails with; a Deferred never connects.
@@ -141,6 +184,31 @@ class FakeServer:
             **self.hello,
         }
 
+    def can_stream(self) -> None:
+        """
+        Tell of changes by itself: of those made by L{change} and L{member}.
+        """
+        self.hello["topologyVersion"] = {"processId": self.process, "counter": Int64(0)}
+
+    def change(self, **hello: Any) -> None:
+        """Answer C{hello} otherwise, and whoever waits for that at once."""
+        self.hello.update(hello)
+        version = self.hello.get("topologyVersion")
+        if version is not None:
+            counter = Int64(version["counter"] + 1)
+            self.hello["topologyVersion"] = {**version, "counter": counter}
+        for transport in list(self.connections):
+            transport.tell()
+
+    def keeps_back(self, body: dict[str, Any]) -> bool:
+        """Whether a command is answered when something changes, and not now."""
+        version = self.hello.get("topologyVersion")
+        return (
+            version is not None
+            and next(iter(body)) in _HELLO_NAMES
+            and body.get("topologyVersion") == version
+        )
+
     def names(self) -> list[str]:
         """The names of the commands that came."""
         return [next(iter(body)) for body in self.commands]
@@ -149,7 +217,9 @@ class FakeServer:
         """Be a member of a replica set from the next C{hello} on."""
         own = f"{self.address[0]}:{self.address[1]}"
         is_primary = own == primary
-        self.hello = {
+        version = self.hello.get("topologyVersion")
+        self.hello = {} if version is None else {"topologyVersion": version}
+        hello = {
             "setName": name,
             "hosts": hosts,
             "me": own,
@@ -158,9 +228,10 @@ class FakeServer:
             "setVersion": 1,
         }
         if primary is not None:
-            self.hello["primary"] = primary
+            hello["primary"] = primary
         if is_primary:
-            self.hello["electionId"] = ObjectId()
+            hello["electionId"] = ObjectId()
+        self.change(**hello)
 
     def lose_all(self, reason: Exception | None = None) -> None:
         """End every connection."""

@@ -29,7 +29,13 @@ from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
 
-__all__ = ["HandshakeResult", "client_metadata", "function_as_a_service", "handshake"]
+__all__ = [
+    "HandshakeResult",
+    "api_declaration",
+    "client_metadata",
+    "function_as_a_service",
+    "handshake",
+]
 
 _COMMAND_NOT_FOUND = 59
 # 4.4, the oldest server that is supported.
@@ -230,7 +236,7 @@ def handshake(
         speculation = speculate(credentials, nonce, key_cache)
         if speculation is not None:
             body["speculativeAuthenticate"], begun = speculation
-    declared = _declaration(server_api)
+    declared = api_declaration(server_api)
     body.update(declared)
     reply = yield Step("admin", body)
     if reply.get("code") == _COMMAND_NOT_FOUND:
@@ -257,7 +263,7 @@ def handshake(
     return HandshakeResult(info, agreed, reply)
 
 
-def _declaration(server_api: Any) -> dict[str, Any]:
+def api_declaration(server_api: Any) -> dict[str, Any]:
     """What the stable API wants in every command (versioned API specification)."""
     if server_api is None:
         return {}
