@@ -604,7 +604,7 @@ class RefusalTests(OptionsTestCase):
         # Of no use without a mechanism; objects and what PyMongo itself forgot.
         known = set(common.URI_OPTIONS_VALIDATOR_MAP)
         self.assertEqual(refused, {"authmechanismproperties"} & known)
-        self.assertEqual(ignored, {"driver", "server_api", "waitqueuemultiple"} & known)
+        self.assertEqual(ignored, {"driver", "server_api"} & known)
         self.assertEqual(without_effect, {"connect"} & known)
 
     def test_names(self) -> None:

@@ -165,6 +165,9 @@ class ClientOptions:
     @ivar timeout: C{timeoutMS}: C{None} where it was not given, 0 for
         operations without a limit.
     @ivar max_pool_size: 0 for no limit.
+    @ivar wait_queue_size: how many may wait for a connection to one server at
+        the most, C{None} for any number, each for C{wait_queue_timeout};
+        C{wait_queue_multiple} says it as a multiple of C{max_pool_size}.
     @ivar connection_sharing: how many point commands may be under way on one
         connection, 1 for an exclusive one; C{None} leaves it to the pool.
         With an explicit C{maxPoolSize} it is 1 unless it was given, too.
@@ -196,6 +199,8 @@ class ClientOptions:
     max_idle_time: float | None = None
     max_connecting: int = 2
     wait_queue_timeout: float = 30.0
+    wait_queue_size: int | None = None
+    wait_queue_multiple: int | None = None
     connection_sharing: int | None = None
     retry_reads: bool = True
     retry_writes: bool = True
@@ -455,6 +460,8 @@ def _assemble(
         max_connecting=taken.take("maxconnecting", 2),
         # A wait of nothing could never see a connection made.
         wait_queue_timeout=taken.take("waitqueuetimeoutms") or selection_timeout or 30.0,
+        wait_queue_size=taken.take("waitqueuesize"),
+        wait_queue_multiple=taken.take("waitqueuemultiple"),
         connection_sharing=sharing,
         retry_reads=taken.take("retryreads", True),
         retry_writes=taken.take("retrywrites", True),

@@ -315,6 +315,8 @@ _OPTIONS: Mapping[str, _Option] = {
         _Option("uuidRepresentation", _uuid_representation),
         _Option("w", _w),
         _Option("wTimeoutMS", _number(0)),
+        _Option("waitQueueMultiple", _number(1)),
+        _Option("waitQueueSize", _number(1)),
         _Option("waitQueueTimeoutMS", _seconds),
         _Option("zlibCompressionLevel", _number(-1, 9)),
     )

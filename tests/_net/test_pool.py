@@ -122,6 +122,16 @@ class PoolTests(PoolTestCase):
         self.assertIn("maxPoolSize", str(error))
         self.assertEqual(pool.statistics().waiting, 0)
 
+    def test_queue_size(self) -> None:
+        """No more wait than may; the others fail at once."""
+        pool = self.pool(max_size=1, queue=2)
+        self.checked_out(pool)
+        waiting = [pool.check_out(10) for _ in range(3)]
+        error = self.failureResultOf(waiting.pop(), WaitQueueTimeoutError).value
+        self.assertIn("waitQueueSize", str(error))
+        for each in waiting:
+            self.assertNoResult(each)
+
     def test_first_come_first_served(self) -> None:
         """Waiters are served in the order in which they came."""
         pool = self.pool(max_size=1)

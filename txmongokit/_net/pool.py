@@ -52,6 +52,7 @@ class PoolLimits(NamedTuple):
         C{None}.
     @ivar max_connecting: how many are established at the same time.
     @ivar depth: how many point commands share a connection; 1 for none.
+    @ivar queue: how many may wait for a connection, C{None} for any number.
     """
 
     max_size: int = 100
@@ -59,6 +60,7 @@ class PoolLimits(NamedTuple):
     max_idle_time: float | None = None
     max_connecting: int = 2
     depth: int = 1
+    queue: int | None = None
 
 
 class PoolStatistics(NamedTuple):
@@ -202,7 +204,8 @@ class Pool:
         @param timeout: seconds to wait at the most.
 
         @return: fires with the connection; fails with
-            L{WaitQueueTimeoutError} when the time is over, with
+            L{WaitQueueTimeoutError} when the time is over or the queue is
+            full, with
             L{AutoReconnect} while the pool is paused or when it is cleared,
             and with what a connection could not be established for.
             Cancelling leaves the queue; a connection that is being
@@ -217,6 +220,8 @@ class Pool:
             connection = None if self._waiters else self._take(shareable)
             if connection is not None:
                 waiting = succeed(connection)
+            elif self._limits.queue is not None and len(self._waiters) >= self._limits.queue:
+                waiting = fail(self._no_room())
             else:
                 waiting = self._waiters.join(timeout, lambda: self._too_late(timeout), shareable)
                 self._fill()
@@ -613,6 +618,12 @@ class Pool:
         elapsed = self._reactor.seconds() - started
         self._observer.check_out_failed(self.address, reason, elapsed, failure.value)
         return failure
+
+    def _no_room(self) -> WaitQueueTimeoutError:
+        return WaitQueueTimeoutError(
+            f"{format_address(self.address)}: {len(self._waiters)} wait for a connection already: "
+            "raise waitQueueSize or maxPoolSize"
+        )
 
     def _too_late(self, timeout: float | None) -> WaitQueueTimeoutError:
         counts = self.statistics()

@@ -471,6 +471,7 @@ class Topology:
                 options.max_idle_time,
                 options.max_connecting,
                 options.connection_sharing or USUAL_DEPTH,
+                _queue_size(options),
             ),
         )
         monitor = Monitor(
@@ -500,6 +501,16 @@ class Topology:
             server.pool.maintain()
 
 
+def _queue_size(options: ClientOptions) -> int | None:
+    """The shorter of the two queues that the options may allow."""
+    sizes = []
+    if options.wait_queue_size is not None:
+        sizes.append(options.wait_queue_size)
+    if options.wait_queue_multiple is not None and options.max_pool_size:
+        sizes.append(options.wait_queue_multiple * options.max_pool_size)
+    return min(sizes, default=None)
+
+
 def _pool_options(options: ClientOptions) -> dict[str, Any]:
     """What of a pool is not as the specification has it by default."""
     usual = ClientOptions(())
@@ -516,5 +527,7 @@ _POOL_OPTIONS = (
     ("min_pool_size", 1, "minPoolSize"),
     ("max_idle_time", 1000, "maxIdleTimeMS"),
     ("wait_queue_timeout", 1000, "waitQueueTimeoutMS"),
+    ("wait_queue_size", 1, "waitQueueSize"),
+    ("wait_queue_multiple", 1, "waitQueueMultiple"),
     ("max_connecting", 1, "maxConnecting"),
 )
