@@ -627,7 +627,7 @@ class TimeoutTests(SynchronousTestCase):
         """Modes and waits that do not suit the timeout are errors before anything is sent."""
         runner = FakeRunner()
         things = collection(runner)
-        tail = {"cursor_type": CursorType.TAILABLE_AWAIT}
+        tail: dict[str, Any] = {"cursor_type": CursorType.TAILABLE_AWAIT}
         for options in (
             {"timeout_mode": "iteration"},
             {"timeout_mode": "forever", "timeout": 1},

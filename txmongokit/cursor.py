@@ -935,7 +935,7 @@ class Cursor(CommandCursor[DocumentT]):
             for name, value in self._arguments.items()
             if name not in ("tailable", "await_data")
         }
-        copied: Any = object.__new__(type(self))
+        copied = object.__new__(type(self))
         Cursor.__init__(
             copied,
             self._runner,
@@ -952,7 +952,7 @@ class Cursor(CommandCursor[DocumentT]):
             timeout_mode=self._timeout_mode,
             raw=self._raw,
         )
-        return copied  # type: ignore[no-any-return]  # it is of our own class
+        return copied
 
     def rewind(self) -> Deferred[Self]:
         """
@@ -961,14 +961,13 @@ class Cursor(CommandCursor[DocumentT]):
 
         @return: fires with the cursor; never fails.
         """
+        return self.close().addCallback(self._start_over)
 
-        def again(_: None) -> Self:
-            self._whole = None
-            self._coroutine = None
-            self._reset()
-            return self
-
-        return self.close().addCallback(again)
+    def _start_over(self, _: None) -> Self:
+        self._whole = None
+        self._coroutine = None
+        self._reset()
+        return self
 
     def explain(self) -> Deferred[dict[str, Any]]:
         """
