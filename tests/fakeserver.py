@@ -119,6 +119,8 @@ class MemoryTransport(StringTransport):
         request_id, again, _ = self._watching
         self._stop_watching()
         reply = self.server.answer(self, {"hello": 1})
+        if not isinstance(reply, dict):
+            return
         more = again and not last
         self._last_id += 1
         self.reply(request_id, reply, more_to_come=more)
