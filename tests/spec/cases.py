@@ -81,7 +81,6 @@ class Case:
     async def _fill_pool(self, spec: Mapping[str, Any]) -> None:
         entity = self.entities.get(spec["id"], "client")
         least = spec["uriOptions"]["minPoolSize"] * len(self.ground.deployment.members)
-        await entity.pool.admin.command("ping")
         await wait_until(
             lambda: entity.recorder.ready >= least,
             "minPoolSize",
