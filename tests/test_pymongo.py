@@ -30,6 +30,7 @@ from txmongokit.errors import (
     CursorNotFound,
     DuplicateKeyError,
     ExecutionTimeout,
+    InvalidOperation,
     NotPrimaryError,
     OperationFailure,
 )
@@ -269,6 +270,14 @@ class BulkTests(SynchronousTestCase):
             bulk.calls,
             ["add_insert", "add_update", "add_update", "add_replace", "add_delete", "add_delete"],
         )
+
+    def test_client_bulk(self) -> None:
+        """For a client's bulk write each operation tells its namespace."""
+        bulk = _Bulk()
+        _pymongo.add_to_client_bulk(DeleteOne({}, namespace="db.things"), bulk)
+        self.assertEqual(bulk.calls, ["add_delete"])
+        self.assertRaises(InvalidOperation, _pymongo.add_to_client_bulk, DeleteOne({}), bulk)
+        self.assertRaises(TypeError, _pymongo.add_to_client_bulk, {}, bulk)
 
     def test_other_objects(self) -> None:
         """What is no operation is refused by its type, not shown."""

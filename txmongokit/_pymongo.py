@@ -34,6 +34,7 @@ __all__ = [
     "Hello",
     "add_error_label",
     "add_to_bulk",
+    "add_to_client_bulk",
     "decode_selective",
     "is_public_suffix",
     "raise_command_error",
@@ -139,13 +140,26 @@ def add_to_bulk(operation: Any, bulk: Any) -> None:
 
     @raise TypeError: it is no write operation.
     """
-    try:
-        visit = operation._add_to_bulk
-    except AttributeError:
+    _visit(operation, "_add_to_bulk", bulk)
+
+
+def add_to_client_bulk(operation: Any, bulk: Any) -> None:
+    """
+    As L{add_to_bulk}, with the operation's namespace as first argument.
+
+    @raise TypeError: it is no write operation.
+    @raise InvalidOperation: it has no namespace.
+    """
+    _visit(operation, "_add_to_client_bulk", bulk)
+
+
+def _visit(operation: Any, name: str, bulk: Any) -> None:
+    visit = getattr(operation, name, None)
+    if visit is None:
         raise TypeError(
             f"{type(operation).__name__} is no write operation: use InsertOne, UpdateOne, "
             "UpdateMany, ReplaceOne, DeleteOne or DeleteMany of pymongo.operations"
-        ) from None
+        )
     visit(bulk)
 
 

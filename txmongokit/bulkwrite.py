@@ -4,15 +4,21 @@ Running bulk writes: several commands that are one operation.
 
 from __future__ import annotations
 
-from pymongo.results import BulkWriteResult
-from twisted.internet.defer import Deferred
+from dataclasses import replace
+from typing import NoReturn
 
+from pymongo.results import BulkWriteResult, ClientBulkWriteResult
+from twisted.internet.defer import CancelledError, Deferred
+
+from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite
-from txmongokit._sansio.transactions import SessionState
+from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
+from txmongokit._sansio.commands.read import GetMore, KillCursors
+from txmongokit._sansio.transactions import SessionState, bound_session
 from txmongokit.errors import PyMongoError
 from txmongokit.interfaces import IOperationRunner
 
-__all__ = ["run_bulk"]
+__all__ = ["run_bulk", "run_client_bulk"]
 
 
 def run_bulk(
@@ -45,3 +51,98 @@ async def _run_bulk(
             reply = command.unsettled
         bulk.settle(command, reply)
     return bulk.finish()
+
+
+def run_client_bulk(
+    runner: IOperationRunner, bulk: ClientBulkWrite, state: SessionState | None
+) -> Deferred[ClientBulkWriteResult]:
+    """
+    Run the bulk write of a client.
+
+    @param state: of an explicit session.
+
+    @return: fires with the result; fails with
+        L{txmongokit.errors.ClientBulkWriteException} where parts of it
+        failed.  Cancelling sends no more; what was sent may happen.
+    """
+    return Deferred.fromCoroutine(_in_session(runner, bulk, state))
+
+
+async def _in_session(
+    runner: IOperationRunner, bulk: ClientBulkWrite, state: SessionState | None
+) -> ClientBulkWriteResult:
+    if state is None:
+        state = bound_session(runner)
+    if state is not None or not bulk.options.write_concern.acknowledged:
+        return await _run_client_bulk(runner, bulk, state)
+    # The cursors of results belong to the session of what made them.
+    implicit = runner.take_session()
+    try:
+        return await _run_client_bulk(runner, bulk, implicit)
+    finally:
+        runner.release_session(implicit)
+
+
+async def _run_client_bulk(
+    runner: IOperationRunner, bulk: ClientBulkWrite, state: SessionState | None
+) -> ClientBulkWriteResult:
+    deadline = runner.deadline(bulk.options)
+    for command in bulk.commands():
+        command.deadline = deadline
+        try:
+            batch = await runner.run(command, state)
+        except PyMongoError as error:
+            if command.unsettled is None:
+                _fail(bulk, error)
+            batch = command.unsettled
+        bulk.settle(batch)
+        await _read_results(runner, bulk, batch, state, deadline)
+    return bulk.finish()
+
+
+async def _read_results(
+    runner: IOperationRunner,
+    bulk: ClientBulkWrite,
+    batch: CursorBatch,
+    state: SessionState | None,
+    deadline: float | None,
+) -> None:
+    codec = bulk.options.codec_options.with_options(document_class=dict)
+    options = replace(bulk.options, codec_options=codec)
+    while batch.cursor_id:
+        if bulk.stopped:
+            await _kill(runner, batch, options, state)
+            return
+        more = GetMore(
+            batch.namespace, batch.cursor_id, batch.address, options, comment=bulk.comment
+        )
+        more.deadline = deadline
+        try:
+            fetched = await runner.run(more, state)
+        except CancelledError:
+            _kill(runner, batch, options, state)
+            raise
+        except PyMongoError as error:
+            await _kill(runner, batch, options, state)
+            _fail(bulk, error)
+        bulk.record(fetched.documents)
+        batch = fetched
+
+
+def _fail(bulk: ClientBulkWrite, error: PyMongoError) -> NoReturn:
+    failure = bulk.failure(error)
+    if failure is error:
+        raise error
+    raise failure from error
+
+
+def _kill(
+    runner: IOperationRunner,
+    batch: CursorBatch,
+    options: CommandOptions,
+    state: SessionState | None,
+) -> Deferred[None]:
+    """Tell the server that a cursor is not needed; never fails."""
+    command = KillCursors(batch.namespace, [batch.cursor_id], batch.address, options)
+    killed: Deferred[object] = runner.run(command, state)
+    return killed.addBoth(lambda _: None)

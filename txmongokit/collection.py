@@ -433,9 +433,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
         if filter is not None:
             check_mapping("filter", filter)
         limits = self._limits(options)
-        return self._run(
-            Count(self._database_name, self._name, limits, filter, **options), session
-        )
+        return self._run(Count(self._database_name, self._name, limits, filter, **options), session)
 
     def distinct(
         self,
@@ -486,9 +484,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
         warnings.warn("map_reduce is deprecated: use aggregate", DeprecationWarning, stacklevel=2)
         limits = self._limits(options)
         target = {"inline": 1} if out is None else out
-        command = MapReduce(
-            self._database_name, self._name, limits, map, reduce, target, **options
-        )
+        command = MapReduce(self._database_name, self._name, limits, map, reduce, target, **options)
         reduced = self._run(command, session)
         if full_response:
             return reduced
@@ -587,9 +583,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
             L{txmongokit.errors.BulkWriteError}, which tells what was done.
         """
         if isinstance(requests, (str, Mapping)) or not isinstance(requests, Iterable):
-            raise TypeError(
-                f"requests must be a list of operations, not {type(requests).__name__}"
-            )
+            raise TypeError(f"requests must be a list of operations, not {type(requests).__name__}")
         bulk = self._bulk(ordered, session, options)
         for request in requests:
             bulk.add(request)
@@ -874,7 +868,9 @@ def aggregation(
         that stay bytes.
     """
     of_cursor = {
-        _CURSOR_OPTIONS[name]: options.pop(name) for name in list(options) if name in _CURSOR_OPTIONS
+        _CURSOR_OPTIONS[name]: options.pop(name)
+        for name in list(options)
+        if name in _CURSOR_OPTIONS
     }
     state = session_state(session)
     if state is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -34,12 +34,11 @@ from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState, admitted
-from txmongokit.changestream import ChangeStream
 from txmongokit.database import Database
+from txmongokit.deployment import Deployment
 from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.options import ClientOptions, parse_options
-from txmongokit.scope import changed
 from txmongokit.sessions import ClientSession
 from txmongokit.types import format_address
 
@@ -58,7 +57,7 @@ _ENDED_AT_ONCE = 10_000
 
 
 @implementer(IOperationRunner)
-class ConnectionPool:
+class ConnectionPool(Deployment):
     """
     A MongoDB client.
 
@@ -227,22 +226,6 @@ class ConnectionPool:
                 "the connection string names no default database: add /name after the hosts"
             )
         return self[name]
-
-    def watch(
-        self,
-        pipeline: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        session: ClientSession | None = None,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> ChangeStream[dict[str, Any]]:
-        """
-        The changes to all databases; see L{Collection.watch
-        <txmongokit.collection.Collection.watch>}.
-        """
-        limits = changed(self.options, {"timeout": timeout})
-        place = "admin", None, limits
-        return ChangeStream(self, *place, pipeline, session, whole_deployment=True, **options)
 
     # IOperationRunner
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
+    ClientBulkWriteException,
     CollectionInvalid,
     ConfigurationError,
     ConnectionFailure,
@@ -33,6 +34,7 @@ from pymongo.errors import (
 __all__ = [
     "AutoReconnect",
     "BulkWriteError",
+    "ClientBulkWriteException",
     "CollectionInvalid",
     "ConfigurationError",
     "ConnectionFailure",

@@ -187,7 +187,9 @@ class ValidateCollection(DocumentCommand[dict[str, Any]]):
         for part in (reply, *reply.get("raw", {}).values()):
             text = part.get("result", "")
             if part.get("valid") is False or "exception" in text or "corrupt" in text:
-                raise CollectionInvalid(f"{self.namespace} is invalid: {part.get('errors') or text}")
+                raise CollectionInvalid(
+                    f"{self.namespace} is invalid: {part.get('errors') or text}"
+                )
         return reply
 
 

@@ -276,8 +276,4 @@ def demands_of(options: Mapping[str, Any]) -> list[str]:
     Which of a statement's options an unacknowledged write may not have; see
     L{txmongokit._sansio.commands.write.check_unacknowledged}.
     """
-    return [
-        name
-        for name, value in options.items()
-        if value is not None and name in _DEMANDS
-    ]
+    return [name for name, value in options.items() if value is not None and name in _DEMANDS]
