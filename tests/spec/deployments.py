@@ -170,6 +170,7 @@ _KINDS = (
     _Kind("replicaset", False, partial(replica_set, 3)),
     _Kind("single", False, standalone),
     _Kind("replicaset", True, replica_set),
+    _Kind("single", True, standalone),
 )
 
 
