@@ -255,17 +255,13 @@ class Executor:
     # The first attempt: callbacks.
 
     def _replied(self, raw: bytes, call: _Call) -> Any:
-        self._give_back(call)
         try:
-            result = self._result(call, raw)
+            return self._taken(call, raw)
         except PyMongoError as error:
             return self._go_on(call, error)
         except BaseException:
             self._release(call)
             raise
-        if call.implicit is not None:
-            self.release_session(call.implicit)
-        return result
 
     def _broken(self, failure: Failure, call: _Call) -> Any:
         error: Any = failure.value
@@ -305,10 +301,19 @@ class Executor:
             raw = await waiting
         except BaseException as error:
             self._lost(call, error)
+            self._give_back(call)
             raise
+        return self._taken(call, raw)
+
+    def _taken(self, call: _Call, raw: bytes) -> Any:
+        """What a reply means; the connection is given back in any case."""
+        try:
+            result = self._result(call, raw)
+            # First, so that who waits for the connection goes on with this session.
+            self._release(call)
+            return result
         finally:
             self._give_back(call)
-        return self._result(call, raw)
 
     def _judge(self, call: _Call, error: PyMongoError) -> float:
         """
