@@ -23,6 +23,7 @@ from tests.spec.results import check_error
 __all__ = ["Case"]
 
 _INNER = {"client": "pool", "session": "session"}
+_FAIL_POINTS = frozenset({"failPoint", "targetedFailPoint"})
 _TRANSACTIONS = frozenset({"startTransaction", "withTransaction"})
 
 
@@ -40,7 +41,8 @@ class Case:
 
     def __init__(self, ground: Ground, file: Mapping[str, Any], test: Mapping[str, Any]) -> None:
         self.ground = ground
-        self.entities = Entities(ground)
+        names = {operation["name"] for operation in test["operations"]}
+        self.entities = Entities(ground, bool(names & _FAIL_POINTS))
         self.matcher = Matcher(self.entities.value, self.entities.lsid)
         self._file = file
         self._test = test

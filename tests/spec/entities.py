@@ -25,6 +25,10 @@ from txmongokit.connection import ConnectionPool
 __all__ = ["ClientEntity", "Entities", "SessionEntity", "Thread", "Unavailable"]
 
 
+# The least that there is.
+_HASTE = 500
+
+
 class Unavailable(Exception):
     """
     The case needs something that cannot be had here; it is skipped.
@@ -87,10 +91,13 @@ class Entities:
     The entity map of one case.
 
     @param ground: where the clients connect to.
+    @param hasty: whether clients look at their servers often, unless the test
+        says how often; allowed for tests with fail points.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, hasty: bool = False) -> None:
         self._ground = ground
+        self._hasty = hasty
         self._entities: dict[str, tuple[str, Any]] = {}
         self._makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "client": self._client,
@@ -176,6 +183,8 @@ class Entities:
 
     def _client(self, spec: Mapping[str, Any]) -> ClientEntity:
         options = dict(spec.get("uriOptions", {}))
+        if self._hasty:
+            options.setdefault("heartbeatFrequencyMS", _HASTE)
         if any(operator(value) for value in options.values()):
             raise Unavailable("needs credentials of a cloud provider")
         stored = defaultdict(list)
