@@ -6,7 +6,10 @@ from __future__ import annotations
 
 __all__ = ["KNOWN_FAILURES"]
 
-_LOAD_BALANCED = "load-balancers/tests/non-lb-connection-establishment.json: operations against "
+_LOAD_BALANCED = (
+    "load-balancers/tests/non-lb-connection-establishment.json: operations against non-load "
+    "balanced clusters "
+)
 
 # The case's full name ("directory/file: description") and the reason.
 KNOWN_FAILURES: dict[str, str] = {
@@ -16,9 +19,8 @@ KNOWN_FAILURES: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            f"{_LOAD_BALANCED}non-load balanced clusters fail if URI contains loadBalanced=true",
-            f"{_LOAD_BALANCED}non-load balanced clusters succeed if URI contains "
-            "loadBalanced=false",
+            f"{_LOAD_BALANCED}fail if URI contains loadBalanced=true",
+            f"{_LOAD_BALANCED}succeed if URI contains loadBalanced=false",
         ),
         "loadBalanced=true is refused at once, in words of our own (both make such a client)",
     ),
