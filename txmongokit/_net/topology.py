@@ -436,6 +436,10 @@ class Topology:
                 continue
             if server is not None and self._waiters.leave(waiting):
                 waiting.deferred.callback(server)
+        if self._waiters:
+            # They go on asking (server-selection specification).
+            for each in list(self._servers.values()):
+                each.monitor.request_check()
 
     def _match_servers(self) -> None:
         """Have exactly one L{Server} for each address in the description."""
