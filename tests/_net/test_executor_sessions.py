@@ -25,7 +25,7 @@ class ExecutorSessionTests(ExecutorTestCase):
         del self.server.commands[:]
         self.answers(*[found({"_id": n}) for n in range(4)])
         things = client["db"]["things"]
-        operations = [things.find_one({"a": n}) for n in range(3)]
+        operations: list[Deferred[Any]] = [things.find_one({"a": n}) for n in range(3)]
         operations.append(things.find().to_list())
         for operation in operations:
             self.do(operation)
