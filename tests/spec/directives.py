@@ -5,25 +5,40 @@ What tests ask of the runner itself: operations on C{testRunner}.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from tests.spec.deployments import Ground
+from tests.spec.entities import Entities
 from tests.spec.events import COMMAND, event_name, match_event
-from tests.spec.matching import Malformed, Mismatch
+from tests.spec.matching import Malformed, Matcher, Mismatch
 
-if TYPE_CHECKING:
-    from tests.spec.cases import Case
-
-__all__ = ["run_directive"]
+__all__ = ["Case", "run_directive", "wait_until"]
 
 _PATIENCE = 10.0
 _LOOP_SECONDS = 1.0
 
 Arguments = Mapping[str, Any]
+
+
+class Case(Protocol):
+    """
+    What directives need of a running case.
+    """
+
+    ground: Ground
+    entities: Entities
+    matcher: Matcher
+
+    async def create_entities(self, specs: Sequence[Mapping[str, Any]]) -> None:
+        """Make entities."""
+
+    async def operate(self, operation: Mapping[str, Any]) -> Any:
+        """Perform an operation and check what comes of it."""
 
 
 async def pause(seconds: float) -> None:
