@@ -341,7 +341,8 @@ class _Stopwatch:
         line = self._line
         while not self._stopped:
             try:
-                await self._waiting.on(line.ask() if line.is_open else line.connect())
+                # The first is still the monitor's own.
+                await self._waiting.on(line.ask() if line.is_open else line.connect(timed=False))
             except Exception as error:
                 # That the server is gone is for the monitor to find out.
                 line.close(AutoReconnect(str(error)))
@@ -397,16 +398,18 @@ class _Line:
         info = None if self._protocol is None else self._protocol.info
         return None if info is None else info.connection_id
 
-    def connect(self) -> Deferred[Document]:
+    def connect(self, *, timed: bool = True) -> Deferred[Document]:
         """
         Connect.
+
+        @param timed: whether the handshake counts as a round trip.
 
         @return: fires with the handshake's reply.
         """
         self.close(AutoReconnect("another connection takes its place"))
         self.number += 1
         connecting = self._connector.connect(self._address, monitoring=True)
-        return connecting.addCallback(self._connected)
+        return connecting.addCallback(self._connected, timed)
 
     def ask(self) -> Deferred[Document]:
         """
@@ -442,7 +445,7 @@ class _Line:
         if protocol is not None:
             protocol.abort(error)
 
-    def _connected(self, protocol: MongoProtocol) -> Document:
+    def _connected(self, protocol: MongoProtocol, timed: bool) -> Document:
         self._protocol = protocol
         reply = protocol.hello
         # Whoever declares an API has a server that knows the new name.
@@ -450,7 +453,8 @@ class _Line:
             reply.get("helloOk") or "isWritablePrimary" in reply or self._declaration
         )
         self._command = "hello" if knows_hello else "isMaster"
-        self._measured(protocol.greeting_time)
+        if timed:
+            self._measured(protocol.greeting_time)
         return reply
 
     def _measured(self, elapsed: float) -> None:
