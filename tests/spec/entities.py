@@ -16,11 +16,12 @@ from twisted.internet.defer import Deferred, succeed
 from tests.spec.cursors import CursorEntity
 from tests.spec.deployments import Ground
 from tests.spec.events import Recorder
-from tests.spec.logs import LogBook
+from tests.spec.logs import LogBook, level_name
 from tests.spec.matching import Malformed, operator
 from tests.spec.options import database_options, transaction_options
 from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
+from txmongokit.gridfs import GridFSBucket
 
 __all__ = ["ClientEntity", "Entities", "SessionEntity", "Thread", "Unavailable"]
 
@@ -203,8 +204,9 @@ class Entities:
         components = spec.get("observeLogMessages")
         logs = None
         if components is not None:
-            logs = LogBook(components)
-            options["log_levels"] = components
+            levels = {name: level_name(level) for name, level in components.items()}
+            logs = LogBook(levels)
+            options["log_levels"] = levels
         options["log_levels"] = components
         try:
             pool = ConnectionPool(
@@ -245,8 +247,6 @@ class Entities:
         return SessionEntity(session, session.session_id, session.state.server_session)
 
     def _bucket(self, spec: Mapping[str, Any]) -> Any:
-        from txmongokit.gridfs import GridFSBucket
-
         options = database_options(spec.get("bucketOptions"))
         return GridFSBucket(self.get(spec["database"], "database"), **options)
 

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from tests.spec.matching import Matcher, Mismatch
 
-__all__ = ["LogBook", "match_messages"]
+__all__ = ["LogBook", "level_name", "match_messages"]
 
 _PREFIX = "txmongokit."
 _SEVERITIES = (
@@ -26,6 +26,13 @@ _SEVERITIES = (
     "debug",
     "trace",
 )
+
+
+def level_name(severity: str) -> str:
+    """
+    Twisted's name of one of the format's severities.
+    """
+    return "warn" if severity == "warning" else severity
 
 
 @implementer(ILogObserver)
@@ -64,9 +71,12 @@ class LogBook:
 
 
 def _match_message(matcher: Matcher, expected: Mapping[str, Any], actual: dict[str, Any]) -> None:
-    for name in ("component", "level"):
-        if expected[name] != actual[name]:
-            raise Mismatch(f"{name} is {actual[name]}, not {expected[name]}")
+    for name, wanted in (
+        ("component", expected["component"]),
+        ("level", level_name(expected["level"])),
+    ):
+        if wanted != actual[name]:
+            raise Mismatch(f"{name} is {actual[name]}, not {wanted}")
     data = actual["data"]
     matcher.match(expected["data"], data, "data", root=True)
     redacted = expected.get("failureIsRedacted")
