@@ -150,7 +150,7 @@ class PrimaryTests(TestCase):
             gone = self.watcher.until(lambda address: address is None)
             await self.seen(Member.kill)
             await self.pending
-            self.assertLess(await gone - began, PROMPT)
+            self.assertLess(await gone - began, 2 * PROMPT)
 
         return Deferred.fromCoroutine(scenario())
 
