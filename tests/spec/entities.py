@@ -171,7 +171,7 @@ class Entities:
         Make entities as C{createEntities} says.
 
         @raise Malformed: it cannot be understood.
-        @raise Unavailable: it needs client-side encryption.
+        @raise Unavailable: it needs client-side encryption or tracing.
         """
         for item in specs:
             ((kind, spec),) = item.items()
@@ -183,6 +183,8 @@ class Entities:
             self.add(spec["id"], kind, maker(spec))
 
     def _client(self, spec: Mapping[str, Any]) -> ClientEntity:
+        if "observeTracingMessages" in spec:
+            raise Unavailable("needs OpenTelemetry, which the client has not")
         options = dict(spec.get("uriOptions", {}))
         if self._hasty:
             options.setdefault("heartbeatFrequencyMS", _HASTE)
