@@ -14,7 +14,7 @@ from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite
 from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
 from txmongokit._sansio.commands.read import GetMore, KillCursors
-from txmongokit._sansio.transactions import SessionState, bound_session
+from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import PyMongoError
 from txmongokit.interfaces import IOperationRunner
 
@@ -30,8 +30,10 @@ def run_bulk(
     @param state: of an explicit session.
 
     @return: fires with the result; fails with
-        L{txmongokit.errors.BulkWriteError} where parts of it failed.
-        Cancelling sends no more; what was sent may happen.
+        L{txmongokit.errors.BulkWriteError} where parts of it failed.  An
+        error that ended it, as of the network, has a C{partial_result}: a
+        C{BulkWriteResult} of what had been acknowledged before.  Cancelling
+        sends no more; what was sent may happen.
     """
     return Deferred.fromCoroutine(_run_bulk(runner, bulk, state))
 
@@ -44,8 +46,9 @@ async def _run_bulk(
         command.deadline = deadline
         try:
             reply = await runner.run(command, state)
-        except PyMongoError:
+        except PyMongoError as error:
             if command.unsettled is None:
+                error.partial_result = bulk.partial_result()  # type: ignore[attr-defined]  # ours
                 raise
             # It was not tried again, so the first reply is what there is.
             reply = command.unsettled
@@ -59,7 +62,7 @@ def run_client_bulk(
     """
     Run the bulk write of a client.
 
-    @param state: of an explicit session.
+    @param state: of an explicit or bound session.
 
     @return: fires with the result; fails with
         L{txmongokit.errors.ClientBulkWriteException} where parts of it
@@ -71,8 +74,6 @@ def run_client_bulk(
 async def _in_session(
     runner: IOperationRunner, bulk: ClientBulkWrite, state: SessionState | None
 ) -> ClientBulkWriteResult:
-    if state is None:
-        state = bound_session(runner)
     if state is not None or not bulk.options.write_concern.acknowledged:
         return await _run_client_bulk(runner, bulk, state)
     # The cursors of results belong to the session of what made them.

@@ -58,6 +58,7 @@ from txmongokit._sansio.commands.write import (
     raw_write_command,
     update_statement,
 )
+from txmongokit._sansio.transactions import bound_session
 from txmongokit.bulkwrite import run_bulk
 from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
@@ -538,8 +539,8 @@ class Collection(IndexedScope, Generic[DocumentT]):
     def insert_many(
         self,
         documents: Iterable[MutableMapping[str, Any] | RawBSONDocument],
-        *,
         ordered: bool = True,
+        *,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[InsertManyResult]:
@@ -566,8 +567,8 @@ class Collection(IndexedScope, Generic[DocumentT]):
     def bulk_write(
         self,
         requests: Sequence[Any],
-        *,
         ordered: bool = True,
+        *,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[BulkWriteResult]:
@@ -593,8 +594,8 @@ class Collection(IndexedScope, Generic[DocumentT]):
     def _bulk(
         self, ordered: bool, session: ClientSession | None, options: dict[str, Any]
     ) -> BulkWrite:
+        state = bound_session(self._runner) if session is None else session_state(session)
         limits = self._limits(options)
-        state = session_state(session)
         if state is not None:
             limits = written_in(state, limits)
         return BulkWrite(self._database_name, self._name, limits, ordered=ordered, **options)
@@ -745,25 +746,30 @@ class Collection(IndexedScope, Generic[DocumentT]):
         self,
         filter: Mapping[str, Any],
         update: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        *,
+        projection: Projection | None = None,
+        sort: Keys | None = None,
+        upsert: bool | None = None,
         return_document: bool = ReturnDocument.BEFORE,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
         Change one document and get it, as it was or as it is after.
 
-        @param options: C{projection}, C{sort}, C{upsert}, C{array_filters},
-            C{bypass_document_validation}, C{collation}, C{comment},
-            C{hint}, C{let}, C{max_time_ms}, C{raw_data}, C{session}.
+        @param options: C{array_filters}, C{bypass_document_validation},
+            C{collation}, C{comment}, C{hint}, C{let}, C{max_time_ms},
+            C{raw_data}, C{session}.
         """
         check_update(update)
-        return self._modify(filter, update, {"new": return_document or None, **options})
+        options.update(projection=projection, sort=sort, upsert=upsert)
+        return self._modify(filter, update, options, return_document)
 
     def find_one_and_replace(
         self,
         filter: Mapping[str, Any],
         replacement: Mapping[str, Any],
-        *,
+        projection: Projection | None = None,
+        sort: Keys | None = None,
+        upsert: bool | None = None,
         return_document: bool = ReturnDocument.BEFORE,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
@@ -774,23 +780,39 @@ class Collection(IndexedScope, Generic[DocumentT]):
             C{array_filters}.
         """
         check_replacement(replacement)
-        return self._modify(filter, replacement, {"new": return_document or None, **options})
+        options.update(projection=projection, sort=sort, upsert=upsert)
+        return self._modify(filter, replacement, options, return_document)
 
     def find_one_and_delete(
-        self, filter: Mapping[str, Any], **options: Any
+        self,
+        filter: Mapping[str, Any],
+        projection: Projection | None = None,
+        sort: Keys | None = None,
+        **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
         Delete one document and get it.
 
-        @param options: C{projection}, C{sort}, C{collation}, C{comment},
-            C{hint}, C{let}, C{max_time_ms}, C{raw_data}, C{session}.
+        @param options: C{collation}, C{comment}, C{hint}, C{let},
+            C{max_time_ms}, C{raw_data}, C{session}.
         """
+        options.update(projection=projection, sort=sort)
         return self._modify(filter, None, options)
 
     def _modify(
-        self, filter: Mapping[str, Any], update: Any, options: dict[str, Any]
+        self,
+        filter: Mapping[str, Any],
+        update: Any,
+        options: dict[str, Any],
+        return_document: bool = ReturnDocument.BEFORE,
     ) -> Deferred[DocumentT | None]:
         check_mapping("filter", filter)
+        if not isinstance(return_document, bool):
+            raise ValueError(
+                "return_document must be ReturnDocument.BEFORE or ReturnDocument.AFTER"
+            )
+        if return_document:
+            options["new"] = True
         session = options.pop("session", None)
         limits = self._limits(options)
         command = FindAndModify(self._database_name, self._name, limits, filter, update, **options)

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from txmongokit._sansio.commands.admin import ListDatabases, ServerInformation
 from txmongokit._sansio.commands.base import CommandOptions
 from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
+from txmongokit._sansio.transactions import bound_session
 from txmongokit.bulkwrite import run_client_bulk
 from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, TimeoutMode
@@ -161,8 +162,8 @@ class Deployment:
         """
         if isinstance(models, (str, Mapping)) or not isinstance(models, Iterable):
             raise TypeError(f"models must be a list of operations, not {type(models).__name__}")
-        state = session_state(session)
         scope = self._scope()
+        state = bound_session(scope.runner) if session is None else session_state(session)
         limits = scope.limits(options)
         if state is not None:
             if state.in_transaction and write_concern is not None:

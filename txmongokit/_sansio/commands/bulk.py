@@ -222,6 +222,12 @@ class BulkWrite:
         taken = command.settle()
         self._outcome.merge(command.name, reply, self._indexes[first : first + taken])
 
+    def partial_result(self) -> BulkWriteResult:
+        """
+        What has been acknowledged so far.
+        """
+        return BulkWriteResult(self._outcome.result, True)
+
     def finish(self) -> BulkWriteResult:
         """
         The result of it all.
