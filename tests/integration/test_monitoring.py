@@ -207,3 +207,96 @@ class PrimaryTests(TestCase):
             self.assertLess(seen - there, PROMPT)
 
         return Deferred.fromCoroutine(scenario())
+
+
+class Heartbeats(monitoring.ServerHeartbeatListener):
+    """
+    Counts the heartbeats that succeeded.
+
+    @ivar awaited: of each, whether it was waited for.
+    """
+
+    def __init__(self) -> None:
+        self.awaited: list[bool] = []
+
+    def started(self, event: Any) -> None:
+        """What counts is how it ends."""
+
+    failed = started
+
+    def succeeded(self, event: Any) -> None:
+        """Count it."""
+        self.awaited.append(event.awaited)
+
+
+class HeartbeatTests(TestCase):
+    """One server that a client looks at (the specification's prose tests)."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        """A server that streams."""
+        self.server = replica_set()
+        self.addCleanup(self.server.close)
+        self.heartbeats = Heartbeats()
+
+    def client(self, **options: Any) -> ConnectionPool:
+        """A client whose heartbeats are counted."""
+        pool = ConnectionPool(self.server.uri, event_listeners=[self.heartbeats], **options)
+        self.addCleanup(pool.disconnect)
+        return pool
+
+    def slow_down(self, application: str, milliseconds: int) -> None:
+        """Have each hello of an application take its time from now on."""
+        point = {
+            "configureFailPoint": "failCommand",
+            "mode": "alwaysOn",
+            "data": {
+                "failCommands": ["hello", "isMaster"],
+                "blockConnection": True,
+                "blockTimeMS": milliseconds,
+                "appName": application,
+            },
+        }
+        with self.server.client() as client:
+            client.admin.command(point)
+
+    def test_frequency(self) -> Deferred[None]:
+        """A server that streams is heard as often as the heartbeat says, whatever its mode."""
+
+        async def scenario() -> None:
+            for mode in ("stream", "poll"):
+                awaited = self.heartbeats.awaited = []
+                pool = self.client(heartbeatFrequencyMS=500, serverMonitoringMode=mode)
+                await pool["test"].command("ping")
+                await deferLater(reactor, 3.2)
+                self.assertGreater(len(awaited), 4)
+                self.assertLess(len(awaited), 10)
+                self.assertEqual(set(awaited[1:]), {mode == "stream"})
+                await pool.disconnect()
+
+        return Deferred.fromCoroutine(scenario())
+
+    def test_round_trip_time(self) -> Deferred[None]:
+        """Round trips of a server that streams are measured, and replies kept back are none."""
+
+        def round_trip_time(pool: ConnectionPool) -> float:
+            (server,) = pool._topology.description.server_descriptions().values()
+            assert server.round_trip_time is not None
+            return server.round_trip_time
+
+        async def scenario() -> None:
+            pool = self.client(heartbeatFrequencyMS=500, appName="streamingRttTest")
+            await pool["test"].command("ping")
+            await deferLater(reactor, 2.0)
+            (server,) = pool._topology._servers.values()
+            self.assertLess(server.monitor.round_trip_minimum, 0.1)
+            self.assertLess(round_trip_time(pool), 0.1)
+            await deferToThread(self.slow_down, "streamingRttTest", 500)
+            for _ in range(100):
+                if round_trip_time(pool) > 0.25:
+                    break
+                await deferLater(reactor, 0.1)
+            self.assertGreater(round_trip_time(pool), 0.25)
+
+        return Deferred.fromCoroutine(scenario())
