@@ -420,7 +420,7 @@ class LogTests(SynchronousTestCase):
         """A command's messages have all the keys that the specification names."""
         self.observer.command_started(call())
         self.observer.command_succeeded(call(), {"ok": 1}, 0.0025)
-        common = {
+        common: dict[str, Any] = {
             "commandName": "find",
             "databaseName": "test",
             "requestId": 7,
@@ -430,14 +430,11 @@ class LogTests(SynchronousTestCase):
             "serverHost": "a",
             "serverPort": 27017,
         }
-        for event, own in zip(
-            self.events,
-            (
-                {"message": "Command started", "command": '{"find": 1, "$db": "test"}'},
-                {"message": "Command succeeded", "durationMS": 2.5, "reply": '{"ok": 1}'},
-            ),
-            strict=True,
-        ):
+        own_fields: list[dict[str, Any]] = [
+            {"message": "Command started", "command": '{"find": 1, "$db": "test"}'},
+            {"message": "Command succeeded", "durationMS": 2.5, "reply": '{"ok": 1}'},
+        ]
+        for event, own in zip(self.events, own_fields, strict=True):
             shown = {name: event[name] for name in event if not name.startswith("log_")}
             self.assertEqual(shown, {**common, **own})
 
