@@ -153,6 +153,9 @@ class Tailer:
         documents = await waiting
         if not documents:
             if not self._cursor.alive:
+                if self._cursor.retrieved:
+                    # A tailable cursor that is lost ends without an error.
+                    raise CursorNotFound("the cursor on the oplog was lost", 43)
                 self._give_up_cursor()
             return documents
         expected, self._expected = self._expected, None
