@@ -76,10 +76,15 @@ class _Endpoint:
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         """See L{IStreamClientEndpoint}."""
         whole: Deferred[None] = Deferred()
+
+        def mended() -> None:
+            if not whole.called:
+                whole.callback(None)
+
         if self._network.cut:
-            self._network.held.append(lambda: whole.called or whole.callback(None))
+            self._network.held.append(mended)
         else:
-            whole.callback(None)
+            mended()
         factory = _HoldingFactory(protocolFactory, self._network)
         connecting: Deferred[Any] = whole.addCallback(lambda _: self._endpoint.connect(factory))
         return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)

@@ -136,12 +136,21 @@ class TailerTests(SynchronousTestCase):
         self.failureResultOf(reading, OplogGap)
 
     def test_reopened(self) -> None:
-        """A cursor that the server ended is no reason to stop."""
+        """A cursor that the server ended is no reason to stop: it ends, and so is opened again."""
         for code in (43, 237, 175):
             tailer = self.tailer(refused(code), reply(1, 2), Deferred())
-            reading = self.read(tailer)
-            self.clock.advance(0.1)
-            self.assertEqual(len(self.successResultOf(reading)), 1)
+            self.assertEqual(self.increments(tailer), [])
+            self.assertEqual(self.increments(tailer), [2])
+
+    def test_lost(self) -> None:
+        """Nor is one that it lost later, which is not taken for having read everything."""
+        tailer = self.tailer(reply(1, 2), refused(43), reply(2, 3), Deferred())
+        self.assertEqual(self.increments(tailer), [2])
+        reading = self.read(tailer)
+        self.assertNoResult(reading)
+        self.clock.advance(0.1)
+        found = [parse_entry(raw).ts for raw in self.successResultOf(reading)]
+        self.assertEqual(found, [SECOND | 3])
 
     def test_patience(self) -> None:
         """It gives up when the source stays away."""

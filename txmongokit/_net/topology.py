@@ -255,7 +255,9 @@ class Topology:
         @raise AutoReconnect: the client was closed.
         @raise ConfigurationError: a server's version is not supported.
         """
-        if (writable or read_preference == _PRIMARY) and self._primary is not None:
+        if self._primary is not None and (
+            writable or read_preference is _PRIMARY or read_preference == _PRIMARY
+        ):
             return self._primary
         if self._closed:
             raise AutoReconnect("the client was closed")
