@@ -273,6 +273,12 @@ class CursorTests(SynchronousTestCase):
             self.assertFalse(tail.alive)
             self.assertEqual(runner.names + tail_runner.names, ["find", "getMore"] * 2)
 
+    def test_refused_tailable(self) -> None:
+        """A tailable cursor that never was does not end quietly."""
+        runner = FakeRunner(OperationFailure("killed", 237))
+        cursor = collection(runner).find(cursor_type=CursorType.TAILABLE)
+        self.failureResultOf(cursor.next_batch(), OperationFailure)
+
     def test_capped_position_lost(self) -> None:
         """That a tailable cursor missed something is never quiet."""
         runner = FakeRunner(cursor_reply([ONE], 7), OperationFailure("lost", 136))

@@ -765,7 +765,7 @@ class Cursor(CommandCursor[DocumentT]):
 
     def _ends_quietly(self) -> bool:
         # A capped collection has gone over what the cursor had not read yet.
-        return self._tailable
+        return self._tailable and self._last is not None
 
     def _set_type(self, cursor_type: int, max_await_time_ms: int | None) -> None:
         if cursor_type not in (
