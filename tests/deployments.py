@@ -12,9 +12,11 @@ from typing import Any
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent
 from pymongo.monitoring import CommandSucceededEvent as Succeeded
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from txmongokit.connection import ConnectionPool
+from txmongokit.errors import PyMongoError
 from txmongokit.testing import Credentials, Deployment, replica_set, standalone
 
 __all__ = ["Commands", "SharedTestCase", "shared_secure", "shared_set"]
@@ -89,6 +91,11 @@ class SharedTestCase(TestCase):
         pool = ConnectionPool(uri, *arguments, **options)
         self.addCleanup(pool.disconnect)
         return pool
+
+    async def error_of(self, operation: Deferred[Any], *kinds: type[Exception]) -> Any:
+        """What an operation fails with, which is of one of these classes."""
+        expected: Any = self.assertFailure(operation, *(kinds or (PyMongoError,)))
+        return await expected
 
     def fail_point(self, deployment: Deployment, *commands: str, **data: Any) -> None:
         """Let the next of these commands of this test's clients fail at the primary."""

@@ -70,14 +70,14 @@ HANDSHAKE = 0x16
 
 
 class Recorder(Protocol):
-    """A server that says nothing."""
+    """
+    A server that says nothing.
 
-    factory: Recorders
+    @ivar received: what it was told.
+    """
 
-    def connectionMade(self) -> None:
-        """Begin a record."""
+    def __init__(self) -> None:
         self.received = bytearray()
-        self.factory.connections.append(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Record it."""
@@ -91,11 +91,16 @@ class Recorders(Factory):
     @ivar connections: all that there were.
     """
 
-    protocol = Recorder
     noisy = False
 
     def __init__(self) -> None:
         self.connections: list[Recorder] = []
+
+    def buildProtocol(self, addr: Any) -> Recorder:
+        """Begin another."""
+        recorder = Recorder()
+        self.connections.append(recorder)
+        return recorder
 
 
 class Names:
@@ -369,15 +374,16 @@ class OptionTests(SharedTestCase):
 
     async def test_25_late(self) -> None:
         """25: TxMongo raises at once, instead of failing the Deferred, past the deadline."""
-        for call in (
+        calls: tuple[Any, ...] = (
             lambda: self.things.find_one({}, deadline=time.time() - 5),
             lambda: self.things.insert_one({}, deadline=time.time() - 5),
             lambda: self.things.find({}, deadline=time.time() - 5).to_list(),
             lambda: self.pool[self.database].command("ping", deadline=time.time() - 5),
-        ):
+        )
+        for call in calls:
             late = call()
             self.assertIsInstance(late, Deferred)
-            error = await self.assertFailure(late, PyMongoError)
+            error = await self.error_of(late)
             self.assertTrue(error.timeout, error)
         self.assertEqual(self.commands.sent, [])
 
@@ -389,19 +395,19 @@ class OptionTests(SharedTestCase):
         secret = {"_id": 1, "secret": "hunter2"}
         errors = []
         self.fail_point(shared_set(), "insert", closeConnection=True)
-        errors.append(await self.assertFailure(things.insert_one(secret), AutoReconnect))
+        errors.append(await self.error_of(things.insert_one(secret), AutoReconnect))
         self.fail_point(shared_set(), "find", closeConnection=True)
-        errors.append(await self.assertFailure(things.find_one(secret), AutoReconnect))
+        errors.append(await self.error_of(things.find_one(secret), AutoReconnect))
         slow = {"$or": [{"_id": 1}, {"secret": "hunter2"}], "$where": "sleep(300) || true"}
-        errors.append(await self.assertFailure(things.find_one(slow, timeout=0.1), PyMongoError))
-        errors.append(await self.assertFailure(things.insert_one(secret), OperationFailure))
+        errors.append(await self.error_of(things.find_one(slow, timeout=0.1)))
+        errors.append(await self.error_of(things.insert_one(secret), OperationFailure))
         gone = self.client("mongodb://127.0.0.1:1", serverselectiontimeoutms=50)
         late = gone[self.database]["things"].insert_one(secret)
-        errors.append(await self.assertFailure(late, ServerSelectionTimeoutError))
+        errors.append(await self.error_of(late, ServerSelectionTimeoutError))
         for error in errors:
             self.assertNotIn("hunter2", f"{error} {error!r} {error.args}")
         # PyMongo's own error of a bulk write names the operation, in its details alone.
-        failed = await self.assertFailure(things.insert_many([secret]), BulkWriteError)
+        failed = await self.error_of(things.insert_many([secret]), BulkWriteError)
         self.assertEqual(failed.details["writeErrors"][0]["op"], secret)
 
 
@@ -463,11 +469,11 @@ class GridFSTests(SharedTestCase):
     async def test_27_indexes(self) -> None:
         """27: TxMongo makes indexes for each instance, loses their errors, and asks for MD5."""
         self.assertEqual(self.commands.sent, [])
-        await self.assertFailure(self.bucket.open_download_stream("none"), NoFile)
+        await self.error_of(self.bucket.open_download_stream("none"), NoFile)
         self.assertEqual(self.commands.named("createIndexes"), [])
         self.fail_point(shared_set(), "createIndexes", errorCode=13)
         # It is the upload's error, and nothing is left to be logged.
-        await self.assertFailure(self.bucket.upload_from_stream("a", b"x"), OperationFailure)
+        await self.error_of(self.bucket.upload_from_stream("a", b"x"), OperationFailure)
         self.assertEqual(self.flushLoggedErrors(), [])
         kept = await self.bucket.upload_from_stream("a", b"x")
         self.assertEqual(self.commands.named("filemd5"), [])
@@ -526,7 +532,7 @@ class InterfaceTests(TestCase):
 
     def test_25_arguments(self) -> None:
         """25: TxMongo swallows arguments that it does not know."""
-        for call in (
+        calls: tuple[Any, ...] = (
             lambda **unknown: self.things.find_one({}, **unknown),
             lambda **unknown: self.things.find({}, **unknown),
             lambda **unknown: self.things.aggregate([], **unknown),
@@ -542,6 +548,7 @@ class InterfaceTests(TestCase):
             self.things.drop,
             lambda **unknown: self.database.get_collection("things", **unknown),
             self.database.list_collection_names,
-        ):
+        )
+        for call in calls:
             with self.assertRaises(TypeError):
                 call(tiemout=1)
