@@ -5,12 +5,13 @@ Tests for L{txmongokit._sansio.commands.base}.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import bson
 from bson.codec_options import CodecOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit._sansio.commands.base import CommandOptions, RunCommand
+from txmongokit._sansio.commands.base import CommandOptions, DocumentCommand, RunCommand
 from txmongokit.types import ConnectionInfo
 
 INFO = ConnectionInfo(("a", 1), 2, max_wire_version=17)
@@ -45,3 +46,35 @@ class RunCommandTests(SynchronousTestCase):
         options = CommandOptions(codec_options=CodecOptions(document_class=OrderedDict))
         command = RunCommand("db", {"ping": 1}, options)
         self.assertIsInstance(command.decode(bson.encode({"ok": 1})), OrderedDict)
+
+    def test_ping(self) -> None:
+        """A bare ping may share a connection; what else a user sends may be slow."""
+        for document, shareable in (
+            ({"ping": 1}, True),
+            ({"ping": 1, "comment": "x"}, False),
+            ({"fsync": 1}, False),
+        ):
+            command = RunCommand("db", document, CommandOptions())
+            self.assertIs(command.shareable, shareable)
+
+
+class DocumentCommandTests(SynchronousTestCase):
+    """
+    A command whose document is known beforehand.
+    """
+
+    def test_raw_data(self) -> None:
+        """C{rawData} goes to servers that know it, and stays for another try."""
+        command: DocumentCommand[None] = DocumentCommand(
+            "db", "c", CommandOptions(), {"find": "c", "rawData": True}
+        )
+        for version, expected in ((26, False), (27, True), (26, False)):
+            body = command.build(replace(INFO, max_wire_version=version)).body
+            self.assertEqual("rawData" in body, expected)
+
+    def test_namespace(self) -> None:
+        """With a collection, or of the database alone."""
+        for collection, expected in (("c", "db.c"), (None, "db")):
+            command: DocumentCommand[None] = DocumentCommand("db", collection, CommandOptions(), {})
+            self.assertEqual(command.namespace, expected)
+            self.assertFalse(command.tolerates({"ok": 0, "code": 26}))

@@ -12,18 +12,25 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.timestamp import Timestamp
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._sansio.commands.base import CommandOptions
 from txmongokit._sansio.commands.read import (
     Aggregate,
     AggregateWrite,
+    Count,
+    CountDocuments,
+    CursorCommand,
+    EstimatedCount,
     Find,
     FindOne,
     GetMore,
     KillCursors,
+    MapReduce,
     aggregate_command,
 )
+from txmongokit.errors import ProtocolError, WriteConcernError
 from txmongokit.types import ConnectionInfo
 
 INFO = ConnectionInfo(("a", 1), 2, max_wire_version=17)
@@ -185,3 +192,118 @@ class AggregateTests(SynchronousTestCase):
         body = command.build(INFO).body
         self.assertEqual(body["readConcern"], {"level": "majority"})
         self.assertEqual(body["cursor"], {})
+
+
+class PointQueryTests(SynchronousTestCase):
+    """
+    Which queries may share a connection.
+    """
+
+    def test_find_one(self) -> None:
+        """Those of an C{_id} without options that could take time."""
+        for filter, arguments, shareable in (
+            ({"_id": 1}, {}, True),
+            ({"_id": 1}, {"projection": ["a"], "comment": "x", "sort": None}, True),
+            ({"_id": 1}, {"projection": {"a": {"$add": [1, 2]}}}, False),
+            ({"_id": 1}, {"sort": "a"}, False),
+            ({"_id": 1}, {"collation": {"locale": "de"}}, False),
+            ({"a": 1}, {}, False),
+            (None, {}, False),
+        ):
+            command = FindOne("db", "c", OPTIONS, filter, arguments)
+            self.assertIs(command.shareable, shareable, (filter, arguments))
+
+    def test_find(self) -> None:
+        """A cursor's, if it asks for one document."""
+        for limit, shareable in ((1, True), (-1, True), (0, False), (2, False)):
+            command = Find("db", "c", OPTIONS, {"_id": 1}, limit=limit)
+            self.assertIs(command.shareable, shareable)
+
+    def test_linearizable(self) -> None:
+        """Reading what a majority confirms first is not quick."""
+        options = replace(OPTIONS, read_concern=ReadConcern("linearizable"))
+        self.assertFalse(FindOne("db", "c", options, {"_id": 1}).shareable)
+
+
+class WritingPipelineTests(SynchronousTestCase):
+    """
+    Where pipelines that write go.
+    """
+
+    def command(self, preference: Any) -> AggregateWrite:
+        """One that ends in C{$out}."""
+        options = replace(OPTIONS, read_preference=preference)
+        command = aggregate_command("db", "c", options, [{"$out": "x"}])
+        assert isinstance(command, AggregateWrite)
+        return command
+
+    def test_primary(self) -> None:
+        """To the primary by default."""
+        command = self.command(ReadPreference.PRIMARY)
+        self.assertFalse(command.follows_read_preference)
+        self.assertFalse(command.retryable)
+
+    def test_versions(self) -> None:
+        """Where the preference says, if the servers can, as the selection shows."""
+
+        class Selection:
+            """Servers of one version."""
+
+            def __init__(self, version: int | None) -> None:
+                self.common_wire_version = version
+                self.server_descriptions: list[Any] = []
+                self.primary = None
+                self.primary_selection = self
+
+            def secondary_with_tags(self, *_: Any) -> Selection:
+                """What a preference does with it does not matter here."""
+                return self
+
+        command = self.command(ReadPreference.SECONDARY_PREFERRED)
+        self.assertTrue(command.follows_read_preference)
+        preference = command.options.read_preference
+        self.assertEqual(preference.document, {"mode": "secondaryPreferred"})
+        for version, mode in ((12, "primary"), (13, "secondaryPreferred"), (9, "primary")):
+            preference.settle(version)
+            self.assertEqual(preference.document["mode"], mode)
+        preference(Selection(9))
+        self.assertEqual(preference.mode, 0)
+        command.build(INFO)
+        self.assertEqual(preference.document["mode"], "secondaryPreferred")
+
+
+class CountTests(SynchronousTestCase):
+    """
+    Counts and mapReduce.
+    """
+
+    def test_count(self) -> None:
+        """The C{count} command, with or without a filter."""
+        command = Count("db", "c", OPTIONS, {"a": 1}, skip=1, limit=2, raw_data=True)
+        body = {"count": "c", "query": {"a": 1}, "skip": 1, "limit": 2}
+        self.assertEqual(command.build(INFO).body, body)
+        self.assertTrue(command.retryable)
+        self.assertEqual(command.parse({"n": 3.0}, INFO), 3)
+        self.assertEqual(EstimatedCount("db", "c", OPTIONS).build(INFO).body, {"count": "c"})
+        self.assertRaises(TypeError, EstimatedCount, "db", "c", OPTIONS, hint="a_1")
+        self.assertRaises(TypeError, CountDocuments, "db", "c", OPTIONS, {}, allow_disk_use=True)
+
+    def test_map_reduce(self) -> None:
+        """Inline it is a read, otherwise a write; it is never tried twice."""
+        inline = MapReduce("db", "c", OPTIONS, "m", "r", {"inline": 1}, js_mode=True)
+        self.assertEqual(
+            inline.build(INFO).body,
+            {"mapReduce": "c", "map": "m", "reduce": "r", "out": {"inline": 1}, "jsMode": True},
+        )
+        other = MapReduce("db", "c", OPTIONS, "m", "r", "target")
+        kinds = [(each.is_read, each.is_write, each.retryable) for each in (inline, other)]
+        self.assertEqual(kinds, [(True, False, False), (False, True, False)])
+        unmet = {"ok": 1, "writeConcernError": {"code": 100, "errmsg": "x"}}
+        self.assertRaises(WriteConcernError, other.parse, unmet, INFO)
+
+    def test_no_batch(self) -> None:
+        """A reply without a batch names the command that it came to."""
+        command = CursorCommand("db", None, OPTIONS, {"listThings": 1})
+        for reply in ({"ok": 1}, {"ok": 1, "cursor": {}}, {"ok": 1, "cursor": 5}):
+            error = self.assertRaises(ProtocolError, command.parse, reply, INFO)
+            self.assertIn("listThings", str(error))

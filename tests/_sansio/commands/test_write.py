@@ -5,17 +5,32 @@ Tests for L{txmongokit._sansio.commands.write} and the bulk writes on top.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import bson
+from bson.objectid import ObjectId
+from pymongo.server_description import ServerDescription
+from pymongo.write_concern import WriteConcern
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit._sansio.commands.base import CommandOptions
+from txmongokit._sansio.commands.admin import CommitTransaction
+from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.commands.write import (
     BulkOutcome,
+    Delete,
+    DeleteStatement,
+    FindAndModify,
     Insert,
+    InsertStatement,
+    Update,
+    UpdateStatement,
+    is_small_change,
     raise_write_concern_error,
     raw_write_command,
 )
+from txmongokit._sansio.sdam import error_effect
 from txmongokit.errors import (
+    ConfigurationError,
     DocumentTooLarge,
     WriteConcernError,
     WTimeoutError,
@@ -129,3 +144,97 @@ class ErrorTests(SynchronousTestCase):
         counts = {key: outcome.result[key] for key in ("nInserted", "nMatched", "nRemoved")}
         self.assertEqual(counts, {"nInserted": 2, "nMatched": 2, "nRemoved": 4})
         self.assertEqual(outcome.result["upserted"], [{"index": 5, "_id": 8}])
+
+    def test_unmet_concern_of_every_command(self) -> None:
+        """
+        A server that shuts down while others wait for it is known as such to
+        whoever watches servers, and the write is labelled for another try.
+        """
+        reply: dict[str, Any] = {
+            "ok": 1,
+            "n": 1,
+            "errorLabels": ["RetryableWriteError"],
+            "topologyVersion": {"processId": ObjectId(), "counter": 1},
+            "writeConcernError": {"code": 91, "errmsg": "shutting down"},
+        }
+        document = bson.encode({"_id": 1})
+        commands: list[Command[Any]] = [
+            InsertStatement("db", "c", document, OPTIONS),
+            UpdateStatement("db", "c", (document,), OPTIONS),
+            DeleteStatement("db", "c", (document,), OPTIONS),
+            FindAndModify("db", "c", OPTIONS, {}),
+            Insert("db", "c", (document,), OPTIONS),
+            CommitTransaction(OPTIONS),
+        ]
+        server = ServerDescription(("a", 1))
+        for command in commands:
+            error = self.assertRaises(WriteConcernError, command.parse, reply, INFO)
+            self.assertTrue(error.has_error_label("RetryableWriteError"))
+            self.assertEqual(error.details["topologyVersion"], reply["topologyVersion"])
+            effect = error_effect(error, server_description=server, handshaken=True)
+            self.assertTrue(effect.mark_unknown and effect.clear_pool, command.name)
+
+
+class UnacknowledgedTests(SynchronousTestCase):
+    """
+    What nobody would learn of is refused.
+    """
+
+    options = replace(OPTIONS, write_concern=WriteConcern(w=0))
+
+    def test_versions(self) -> None:
+        """Hints and sorts go to servers that do not ignore them."""
+        for kind, demand, least in (
+            (Update, "hint", 8),
+            (Delete, "hint", 9),
+            (Update, "sort", 25),
+        ):
+            command = kind("db", "c", [b"12345"], self.options, demands=[demand])
+            command.build(replace(INFO, max_wire_version=least))
+            old = replace(INFO, max_wire_version=least - 1)
+            self.assertRaises(ConfigurationError, command.build, old)
+            kind("db", "c", [b"12345"], OPTIONS, demands=[demand]).build(old)
+
+    def test_never(self) -> None:
+        """Collations and array filters need an answer, as PyMongo has it."""
+        for demand in ("collation", "array_filters"):
+            command = Update("db", "c", [b"12345"], self.options, demands=[demand])
+            error = self.assertRaises(ConfigurationError, command.build, INFO)
+            self.assertIn(demand, str(error))
+
+    def test_find_and_modify(self) -> None:
+        """It knows its own options."""
+        command = FindAndModify("db", "c", self.options, {}, hint="a_1")
+        command.build(INFO)
+        self.assertRaises(ConfigurationError, command.build, replace(INFO, max_wire_version=8))
+
+
+class SharingTests(SynchronousTestCase):
+    """
+    Which writes may share a connection.
+    """
+
+    def test_inserts(self) -> None:
+        """A small document, unless others must have it first."""
+        for size, concern, shareable in (
+            (100, {}, True),
+            (100, {"w": 1}, True),
+            (100, {"w": 0}, True),
+            (100_000, {}, False),
+            (100, {"w": "majority"}, False),
+            (100, {"j": True}, False),
+        ):
+            options = replace(OPTIONS, write_concern=WriteConcern(**concern))
+            command = InsertStatement("db", "c", bytes(size), options)
+            self.assertIs(command.shareable, shareable, (size, concern))
+
+    def test_changes(self) -> None:
+        """One document by its C{_id}, without pipelines and the like."""
+        for filter, update, arguments, small in (
+            ({"_id": 1}, {"$set": {}}, {"upsert": True}, True),
+            ({"_id": 1}, None, {}, True),
+            ({"_id": 1}, [{"$set": {}}], {}, False),
+            ({"_id": 1}, None, {"collation": {"locale": "de"}}, False),
+            ({"a": 1}, {"$set": {}}, {}, False),
+        ):
+            self.assertIs(is_small_change(filter, update, OPTIONS, **arguments), small)
