@@ -332,7 +332,7 @@ class FailoverTests(SharedTestCase):
             ("insert", lambda: things.insert_one({"_id": 2})),
             ("find", lambda: things.find_one({"_id": 2})),
         ):
-            for fault in ({"closeConnection": True}, {"errorCode": 91}):
+            for fault in ({"closeConnection": True}, {"errorCode": 11602}):
                 await things.delete_one({"_id": 2})
                 self.fail_point(shared_set(), name, **fault)
                 del self.commands.sent[:]
@@ -377,7 +377,7 @@ class StormTests(SharedTestCase):
         for error in errors:
             self.assertIsInstance(error, ServerSelectionTimeoutError)
         # Each member's monitor, and again where the set is known no more.
-        self.assertLessEqual(wires.dialled, 12)
+        self.assertLessEqual(wires.dialled, 6)
 
     async def test_17_refused(self) -> None:
         """17: TxMongo does the same where connections are refused; ours waits between tries."""
@@ -393,9 +393,10 @@ class StormTests(SharedTestCase):
         for error in errors:
             self.assertIsInstance(error, OperationFailure)
         dialled = wires.dialled
-        self.assertLessEqual(dialled, 24)
+        self.assertLessEqual(dialled, 8)
         await deferLater(reactor, 1.5)
-        self.assertEqual(wires.dialled, dialled)
+        # The monitor may have begun to measure round trips meanwhile.
+        self.assertLessEqual(wires.dialled, dialled + 1)
 
 
 class LargeTests(SynchronousTestCase):
