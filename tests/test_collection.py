@@ -17,7 +17,9 @@ from tests.fakes import FakeRunner, cursor_reply
 from txmongokit.collection import Collection
 from txmongokit.database import Database
 from txmongokit.errors import (
+    AutoReconnect,
     BulkWriteError,
+    ConfigurationError,
     DocumentTooLarge,
     DuplicateKeyError,
     InvalidName,
@@ -26,6 +28,7 @@ from txmongokit.errors import (
     WriteConcernError,
     WriteError,
 )
+from txmongokit.sessions import ClientSession
 
 DUPLICATE = {"index": 0, "code": 11000, "errmsg": "E11000 duplicate key"}
 
@@ -330,6 +333,186 @@ class BulkTests(SynchronousTestCase):
         self.assertRaises(TypeError, things.bulk_write, [{"_id": 1}])
 
 
+class DeprecatedTests(SynchronousTestCase):
+    """
+    What PyMongo had once, and TxMongo has.
+    """
+
+    def test_count(self) -> None:
+        """It counts, and says what to use."""
+        runner = FakeRunner({"n": 4, "ok": 1})
+        counted = collection(runner).count({"a": 1}, limit=5)
+        self.assertEqual(self.successResultOf(counted), 4)
+        self.assertEqual(runner.bodies, [{"count": "things", "query": {"a": 1}, "limit": 5}])
+        (warning,) = self.flushWarnings()
+        self.assertEqual(warning["category"], DeprecationWarning)
+
+    def test_map_reduce(self) -> None:
+        """Results come back, or the collection that has them, or the reply."""
+        inline = {"results": [{"_id": 1, "value": 2}], "ok": 1}
+        runner = FakeRunner(inline, {"result": "out", "ok": 1}, inline)
+        things = collection(runner)
+        self.assertEqual(
+            self.successResultOf(things.inline_map_reduce("m", "r", query={"a": 1})),
+            inline["results"],
+        )
+        self.assertEqual(runner.bodies[0]["out"], {"inline": 1})
+        self.assertEqual(
+            self.successResultOf(things.map_reduce("m", "r", "out")).full_name, "db.out"
+        )
+        self.assertEqual(
+            self.successResultOf(things.map_reduce("m", "r", full_response=True)), inline
+        )
+        self.assertEqual(len(self.flushWarnings()), 3)
+
+
+class LimitTests(SynchronousTestCase):
+    """
+    How long operations may take.
+    """
+
+    def test_timeout(self) -> None:
+        """Each operation takes one; 0 lifts what is inherited."""
+        runner = FakeRunner()
+        things = collection(runner, timeout=9)
+        self.successResultOf(things.update_one({}, {"$set": {"a": 1}}, timeout=2))
+        self.successResultOf(things.delete_one({}, timeout=0))
+        self.successResultOf(things.find_one_and_delete({}))
+        found = [
+            (command.options.timeout, command.options.timeout_given) for command in runner.commands
+        ]
+        self.assertEqual(found, [(2, True), (0, True), (9, False)])
+
+    def test_deadline(self) -> None:
+        """A point in time, of which the earlier limit counts; one that is over is no lifting."""
+        runner = FakeRunner()
+        runner.clock.advance(100.0)
+        things = collection(runner)
+        self.successResultOf(things.insert_one({}, deadline=103.0))
+        self.successResultOf(things.insert_one({}, deadline=103.0, timeout=1))
+        self.successResultOf(things.insert_one({}, deadline=103.0, timeout=0))
+        self.successResultOf(things.insert_one({}, deadline=50.0))
+        timeouts = [command.options.timeout for command in runner.commands]
+        self.assertEqual(timeouts[:3], [3.0, 1, 3.0])
+        assert timeouts[3] is not None
+        self.assertTrue(0 < timeouts[3] < 0.001)
+
+    def test_wrong_limits(self) -> None:
+        """They are errors at once."""
+        things = collection(FakeRunner())
+        self.assertRaises(ValueError, things.find_one, {}, timeout=-1)
+        self.assertRaises(TypeError, things.find_one, {}, timeout="1")
+        self.assertRaises(ValueError, things.with_options, timeout=-1)
+
+    def test_one_deadline(self) -> None:
+        """The commands of a bulk write share one."""
+        runner = FakeRunner({"n": 1, "ok": 1}, {"n": 1, "ok": 1})
+        requests = [InsertOne({}), DeleteMany({})]
+        self.successResultOf(collection(runner).bulk_write(requests, timeout=5))
+        self.assertEqual([command.deadline for command in runner.commands], [5.0, 5.0])
+
+
+class OptionTests(SynchronousTestCase):
+    """
+    Options by all their names, and what may be inherited.
+    """
+
+    def test_names_of_pymongo(self) -> None:
+        """PyMongo takes some options by the server's names."""
+        runner = FakeRunner(cursor_reply([]), cursor_reply([]), {"values": [], "ok": 1})
+        things = collection(runner)
+        cursor = things.aggregate([], batchSize=7, allowDiskUse=True, raw_data=True)
+        self.successResultOf(cursor.to_list())
+        self.successResultOf(things.count_documents({}, maxTimeMS=5))
+        self.successResultOf(things.distinct("a", maxTimeMS=6))
+        self.assertEqual(runner.bodies[0]["cursor"], {"batchSize": 7})
+        self.assertIs(runner.bodies[0]["allowDiskUse"], True)
+        self.assertEqual([body.get("maxTimeMS") for body in runner.bodies], [None, 5, 6])
+
+    def test_with_options(self) -> None:
+        """What is inherited is of the right type, and named as PyMongo does."""
+        things = collection(FakeRunner())
+        self.assertEqual(things.with_options(timeout=3), things)
+        for wrong in (
+            {"codec_options": 5},
+            {"read_preference": "primary"},
+            {"write_concern": 1},
+            {"read_concern": "local"},
+            {"timeout": "1"},
+            {"read_concerns": None},
+        ):
+            self.assertRaises(TypeError, things.with_options, **wrong)
+
+    def test_shared(self) -> None:
+        """Operations on one document by its C{_id} may share connections."""
+        runner = FakeRunner()
+        things = collection(runner)
+        self.successResultOf(things.insert_one({}))
+        self.successResultOf(things.update_one({"_id": 1}, {"$set": {"a": 1}}, upsert=True))
+        self.successResultOf(things.replace_one({"_id": 1}, {}))
+        self.successResultOf(things.delete_one({"_id": 1}))
+        self.successResultOf(things.delete_many({"_id": 1}))
+        self.successResultOf(things.update_one({"_id": 1}, {"$set": {}}, hint="_id_"))
+        shareable = [command.shareable for command in runner.commands]
+        self.assertEqual(shareable, [True] * 4 + [False] * 2)
+
+    def test_unacknowledged_demands(self) -> None:
+        """A write without an answer has nothing that a server may ignore."""
+        runner = FakeRunner()
+        things = collection(runner, write_concern=WriteConcern(w=0))
+        update = {"$set": {"a": 1}}
+        for failing in (
+            things.update_one({}, update, sort={"a": 1}),
+            things.delete_one({}, collation={"locale": "de"}),
+            things.bulk_write([UpdateOne({}, update, array_filters=[])]),
+            things.find_one_and_delete({}, collation={"locale": "de"}),
+        ):
+            self.failureResultOf(failing, ConfigurationError)
+        self.successResultOf(things.update_one({}, update, hint="a_1"))
+
+    def test_transaction(self) -> None:
+        """In a transaction every write is acknowledged."""
+        runner = FakeRunner({"n": 1, "ok": 1}, {"n": 1, "ok": 1})
+        things = collection(runner, write_concern=WriteConcern(w=0))
+        session = ClientSession(runner, runner.take_session(explicit=True))
+        session.start_transaction(write_concern=WriteConcern(w=1))
+        result = self.successResultOf(things.insert_many([{}], session=session))
+        self.assertTrue(result.acknowledged)
+        self.successResultOf(things.insert_one({}, session=session))
+        for command in runner.commands:
+            self.assertTrue(command.options.write_concern.acknowledged)
+
+    def test_return_document(self) -> None:
+        """Which version is wanted is told by PyMongo's constants."""
+        things = collection(FakeRunner())
+        self.assertRaises(ValueError, things.find_one_and_replace, {}, {}, return_document="after")
+
+
+class BrokenBulkTests(SynchronousTestCase):
+    """
+    Bulk writes that break off.
+    """
+
+    def test_partial_result(self) -> None:
+        """The error tells what had been acknowledged."""
+        runner = FakeRunner({"n": 1, "ok": 1}, AutoReconnect("lost"))
+        failed = collection(runner).bulk_write([InsertOne({}), DeleteMany({})])
+        error = self.failureResultOf(failed, AutoReconnect).value
+        self.assertEqual(error.partial_result.inserted_count, 1)
+
+    def test_unsettled(self) -> None:
+        """A write concern error that was not tried again is one of the results."""
+        unmet = {"code": 91, "errmsg": "shutting down"}
+        labels = ["RetryableWriteError"]
+        reply = {"n": 1, "ok": 1, "writeConcernError": unmet, "errorLabels": labels}
+        runner = FakeRunner(reply)
+        failed = collection(runner).insert_many([{}])
+        error = self.failureResultOf(failed, BulkWriteError).value
+        self.assertEqual(error.details["nInserted"], 1)
+        self.assertEqual(error.details["writeConcernErrors"], [unmet])
+        self.assertTrue(error.has_error_label("RetryableWriteError"))
+
+
 class DefinitionTests(SynchronousTestCase):
     """
     The collection itself and its indexes.
@@ -340,19 +523,6 @@ class DefinitionTests(SynchronousTestCase):
         runner = FakeRunner({"ok": 0, "code": 26, "errmsg": "ns"}, {"ok": 0, "code": 13})
         self.assertIsNone(self.successResultOf(collection(runner).drop()))
         self.failureResultOf(collection(runner).drop(), OperationFailure)
-
-    def test_indexes(self) -> None:
-        """Indexes are created with their options and listed by name."""
-        listed = [{"v": 2, "key": {"a": 1}, "name": "a_1", "unique": True}]
-        runner = FakeRunner({"ok": 1}, cursor_reply(listed), {"ok": 1})
-        things = collection(runner)
-        self.assertEqual(self.successResultOf(things.create_index("a", unique=True)), "a_1")
-        index = {"name": "a_1", "key": {"a": 1}, "unique": True}
-        self.assertEqual(dict(runner.bodies[0]["indexes"][0]), index)
-        information = self.successResultOf(things.index_information())
-        self.assertEqual(information, {"a_1": {"v": 2, "key": [("a", 1)], "unique": True}})
-        self.successResultOf(things.drop_index([("a", 1)]))
-        self.assertEqual(runner.bodies[2], {"dropIndexes": "things", "index": "a_1"})
 
     def test_rename(self) -> None:
         """Renaming is the admin database's command."""
