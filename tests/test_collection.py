@@ -4,9 +4,13 @@ Tests for L{txmongokit.collection}.
 
 from __future__ import annotations
 
+import uuid
+from collections import OrderedDict
 from typing import Any
 
 import bson
+from bson.binary import Binary, UuidRepresentation
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import DeleteMany, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
 from pymongo.collation import Collation
@@ -168,6 +172,22 @@ class WriteTests(SynchronousTestCase):
         result = self.successResultOf(things.replace_one({}, {"a": 1}, upsert=True))
         self.assertEqual((result.matched_count, result.upserted_id), (0, 3))
 
+    def test_upserted_types(self) -> None:
+        """What was upserted has the user's types, what counts has the server's."""
+        identifier = uuid.uuid4()
+        standard = UuidRepresentation.STANDARD
+        binary = Binary.from_uuid(identifier)
+        upserted = {"n": 1, "upserted": [{"index": 0, "_id": binary}], "ok": 1}
+        for kind in (dict, OrderedDict, RawBSONDocument):
+            codec: CodecOptions[Any] = CodecOptions(kind, uuid_representation=standard)
+            runner = FakeRunner(upserted, upserted)
+            things = collection(runner, codec_options=codec)
+            result = self.successResultOf(things.replace_one({}, {"a": 1}, upsert=True))
+            self.assertEqual((result.upserted_id, result.matched_count), (identifier, 0))
+            request = ReplaceOne({}, {"a": 1}, upsert=True)
+            bulk = self.successResultOf(things.bulk_write([request]))
+            self.assertEqual(bulk.upserted_ids, {0: identifier})
+
     def test_update_options(self) -> None:
         """Every option goes where it belongs; only single updates may be retried."""
         runner = FakeRunner()
@@ -213,6 +233,8 @@ class WriteTests(SynchronousTestCase):
         self.assertRaises(ValueError, things.update_one, {}, {})
         self.assertRaises(ValueError, things.replace_one, {}, {"$set": {"a": 1}})
         self.assertRaises(TypeError, things.update_one, {}, 5)
+        self.assertRaises(TypeError, things.replace_one, {}, {}, array_filters=[{}])
+        self.assertRaises(TypeError, things.update_many, {}, {"$set": {}}, sort="a")
         self.assertRaises(TypeError, things.delete_one, None)
         self.assertRaises(TypeError, things.insert_one, [])
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite
-from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
+from txmongokit._sansio.commands.clientbulk import ClientBulkWrite, results_codec
 from txmongokit._sansio.commands.read import GetMore, KillCursors
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import PyMongoError
@@ -108,8 +108,7 @@ async def _read_results(
     state: SessionState | None,
     deadline: float | None,
 ) -> None:
-    codec = bulk.options.codec_options.with_options(document_class=dict)
-    options = replace(bulk.options, codec_options=codec)
+    options = replace(bulk.options, codec_options=results_codec(bulk.options))
     while batch.cursor_id:
         if bulk.stopped:
             await _kill(runner, batch, options, state)

@@ -613,6 +613,8 @@ class Collection(IndexedScope, Generic[DocumentT]):
         @param options: as in L{update_one}, without C{array_filters}.
         """
         check_replacement(replacement)
+        if options.get("array_filters") is not None:
+            raise TypeError("replace_one has no option 'array_filters': use update_one")
         return self._update(filter, replacement, False, {"upsert": upsert, **options})
 
     def update_one(

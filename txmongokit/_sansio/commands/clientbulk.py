@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
+from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.results import ClientBulkWriteResult, DeleteResult, InsertOneResult, UpdateResult
 
@@ -47,7 +48,7 @@ from txmongokit.errors import (
 )
 from txmongokit.types import ConnectionInfo
 
-__all__ = ["BulkWriteCommand", "ClientBulkWrite"]
+__all__ = ["BulkWriteCommand", "ClientBulkWrite", "results_codec"]
 
 _WIRE_VERSION = 25
 # What the specification keeps free in a message for everything but the
@@ -206,8 +207,8 @@ class BulkWriteCommand(Command[CursorBatch]):
         self.unsettled = None
 
     def decode(self, raw: bytes) -> dict[str, Any]:
-        """The reply as plain dictionaries; values by the command's codec options."""
-        return bson.decode(raw, self.options.codec_options.with_options(document_class=dict))
+        """The reply as plain dictionaries; see L{results_codec}."""
+        return bson.decode(raw, results_codec(self.options))
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
         """
@@ -230,6 +231,17 @@ class BulkWriteCommand(Command[CursorBatch]):
     def unacknowledged(self) -> CursorBatch:
         """Nothing is known."""
         return CursorBatch(0, "", [], ("", None), {})
+
+
+def results_codec(options: CommandOptions) -> CodecOptions[dict[str, Any]]:
+    """
+    How results of single operations are decoded: what was upserted looks as
+    in the user's documents, but for the user's own types, as the numbers in
+    between are ours.
+    """
+    return options.codec_options.with_options(
+        document_class=dict, type_registry=DEFAULT_CODEC_OPTIONS.type_registry
+    )
 
 
 def _namespace_document(namespace: str) -> bytes:

@@ -294,6 +294,10 @@ class Statements(Command[ResultT], Generic[ResultT]):
             taken += 1
         return taken
 
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply, with what was upserted in the command's codec options."""
+        return decode_selective(raw, self.options.codec_options, {"upserted": 1})
+
     def retrying(self) -> None:
         """The next try's reply counts, whatever it says."""
         self.unsettled = None
