@@ -198,9 +198,9 @@ class PrimaryTests(TestCase):
             write = self.things.insert_one({"_id": 1})
             # Long enough for every monitor to have gone to rest.
             await deferLater(reactor, 3.0)
+            another = self.watcher.until(lambda address: address is not None)
             await deferToThread(start)
             election = elected(self.set.members)
-            another = self.watcher.until(lambda address: address is not None)
             seen = await another
             await write
             there = await election
