@@ -51,6 +51,7 @@ from txmongokit.uri import (
 )
 
 __all__ = [
+    "KEYWORDS",
     "ClientOptions",
     "Credentials",
     "ProxyOptions",
@@ -236,6 +237,8 @@ _UNSUPPORTED = {
     "auto_encryption_opts": "client-side field level encryption",
     "authoidcallowedhosts": "MONGODB-OIDC",
 }
+KEYWORDS = (*_OBJECTS, *_CALLABLES, *_UNSUPPORTED, "event_listeners", "connection_sharing")
+"""Every keyword argument that a connection string cannot give."""
 
 
 def parse_options(uri: str, **kwargs: Any) -> ClientOptions:
@@ -356,8 +359,7 @@ class _Taken:
 
 
 def _take_objects(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = (*_OBJECTS, *_CALLABLES, *_UNSUPPORTED, "event_listeners", "connection_sharing")
-    objects = {name: kwargs.pop(name) for name in names if name in kwargs}
+    objects = {name: kwargs.pop(name) for name in KEYWORDS if name in kwargs}
     objects = {name: value for name, value in objects.items() if value is not None}
     for name, value in objects.items():
         if name in _UNSUPPORTED:

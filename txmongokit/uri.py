@@ -27,6 +27,7 @@ from txmongokit.types import Address
 __all__ = [
     "COMPRESSORS",
     "MECHANISMS",
+    "OPTION_NAMES",
     "ConnectionString",
     "option_name",
     "read_keywords",
@@ -321,6 +322,9 @@ _OPTIONS: Mapping[str, _Option] = {
         _Option("zlibCompressionLevel", _number(-1, 9)),
     )
 }
+
+OPTION_NAMES = tuple(option.name for option in _OPTIONS.values())
+"""Every option of a connection string, as the specification spells it."""
 
 _ALIASES = {"ssl": "tls", "j": "journal", "wtimeout": "wtimeoutms"}
 _DEPRECATED = ("j", "wtimeout")
