@@ -58,6 +58,14 @@ class Ground:
         assert address is not None
         return (address[0], int(address[1] or 0))
 
+    def term(self) -> int:
+        """
+        Which election the primary is from.
+        """
+        if self.facts.topology == "single":
+            return 0
+        return int(self.client.admin.command("replSetGetStatus")["term"])
+
     def set_fail_point(self, command: Mapping[str, Any], address: Address) -> None:
         """
         Switch a fail point of one server on.

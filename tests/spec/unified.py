@@ -111,17 +111,33 @@ async def _run_case(file: _File, test: Mapping[str, Any], fleet: Fleet) -> Outco
     description = test["description"]
     if "skipReason" in test:
         return file.outcome(description, "skipped", f"the test says: {test['skipReason']}")
+    try:
+        check_file(file.content)
+    except Malformed as error:
+        return file.outcome(description, "failed", f"{_MALFORMED}{error}")
+    ground = await deferToThread(
+        fleet.place, file.content.get("runOnRequirements"), test.get("runOnRequirements")
+    )
+    if isinstance(ground, str):
+        return file.outcome(description, "skipped", ground)
+    term = await deferToThread(ground.term)
+    outcome = await _run_on(ground, file, test)
+    if outcome.status == "failed" and not _steps_down(test):
+        # On a busy machine a set may elect by itself, which no test expects.
+        if await deferToThread(ground.term) != term:
+            outcome = await _run_on(ground, file, test)
+    return outcome
+
+
+def _steps_down(test: Mapping[str, Any]) -> bool:
+    return "replSetStepDown" in str(test["operations"])
+
+
+async def _run_on(ground: Ground, file: _File, test: Mapping[str, Any]) -> Outcome:
     started = time.monotonic()
     status: Status = "failed"
     reason = ""
     try:
-        check_file(file.content)
-        ground = await deferToThread(
-            fleet.place, file.content.get("runOnRequirements"), test.get("runOnRequirements")
-        )
-        if isinstance(ground, str):
-            return file.outcome(description, "skipped", ground)
-        started = time.monotonic()
         await _limited(ground, file, test)
         status = "passed"
     except Unavailable as error:
@@ -136,7 +152,7 @@ async def _run_case(file: _File, test: Mapping[str, Any], fleet: Fleet) -> Outco
         reason = f"did not end in {_PATIENCE:g} s"
     except Exception as error:
         reason = _shown(error)
-    return file.outcome(description, status, reason, time.monotonic() - started)
+    return file.outcome(test["description"], status, reason, time.monotonic() - started)
 
 
 async def _limited(ground: Ground, file: _File, test: Mapping[str, Any]) -> None:
