@@ -81,6 +81,8 @@ _LISTENERS = (
 _SUPPORTED_MECHANISMS = ("DEFAULT", "SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN")
 # Server monitoring specification.
 _SHORTEST_HEARTBEAT = 0.5
+# RFC 1929.
+_LONGEST_LOGIN = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +307,9 @@ def check_supported(options: ClientOptions) -> None:
     """
     Refuse what a specification allows and this version cannot do.
 
-    @raise ConfigurationError: a mechanism of authentication or a proxy is
-        not supported, a password is missing, or a file cannot be read.
+    @raise ConfigurationError: a mechanism of authentication is not supported, a
+        password is missing, or a file cannot be read.
     """
-    if options.proxy is not None:
-        raise ConfigurationError(
-            "proxyHost is not supported by this version: pass an endpoint_factory, or leave it out"
-        )
     credentials = options.credentials
     if credentials is not None:
         if credentials.mechanism not in _SUPPORTED_MECHANISMS:
@@ -573,6 +571,11 @@ def _proxy(taken: _Taken) -> ProxyOptions | None:
         return None
     if bool(username) != bool(password):
         raise ConfigurationError("proxyUsername and proxyPassword belong together: give both")
+    for name, text in (("proxyUsername", username), ("proxyPassword", password)):
+        if text and len(text.encode("utf-8")) > _LONGEST_LOGIN:
+            raise ConfigurationError(
+                f"{name} is longer than the {_LONGEST_LOGIN} bytes that SOCKS5 allows: shorten it"
+            )
     return ProxyOptions(host, 1080 if port is None else port, username or None, password or None)
 
 

@@ -74,6 +74,14 @@ def said(options: ClientOptions) -> dict[str, Any]:
     if srv is not None:
         values["srvservicename"] = srv.service_name
         values["srvmaxhosts"] = srv.max_hosts
+    if options.proxy is not None:
+        proxy = options.proxy
+        values |= {
+            "proxyhost": proxy.host,
+            "proxyport": proxy.port,
+            "proxyusername": proxy.username,
+            "proxypassword": proxy.password,
+        }
     if options.tls is not None:
         tls = options.tls
         values |= {

@@ -37,6 +37,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 
+from txmongokit._net.socks5 import Socks5Endpoint
 from txmongokit._net.tls import HostTLS, adapted_creator, connection_creator
 from txmongokit._pymongo import add_error_label
 from txmongokit._sansio.auth import Derivation, KeyCache, Step
@@ -105,8 +106,8 @@ class Connector:
     @param endpoint_factory: how to reach a server, for proxies and tests.
     @ivar credentials: who logs in on new connections; C{None} for nobody.
 
-    @raise ConfigurationError: a password would be sent as it is, or the
-        application's name is too long.
+    @raise ConfigurationError: a password would be sent as it is, the
+        application's name is too long, or there are two ways to a server.
     """
 
     def __init__(
@@ -129,6 +130,10 @@ class Connector:
         self._drivers: list[DriverInfo] = []
         self._metadata = self._introduction()
         self._check_secrecy(options.credentials)
+        if endpoint_factory is not None and options.proxy is not None:
+            raise ConfigurationError(
+                "proxyHost and endpoint_factory contradict one another: leave one out"
+            )
 
     @property
     def encrypts(self) -> bool:
@@ -136,6 +141,10 @@ class Connector:
         Whether connections are made with TLS.
         """
         return self._ssl_context_factory is not None or self._options.tls is not None
+
+    @property
+    def _detour(self) -> str:
+        return "" if self._options.proxy is None else ", proxy"
 
     def prepare(self) -> None:
         """
@@ -252,10 +261,27 @@ class Connector:
         elif port is None:
             endpoint = UNIXClientEndpoint(self._reactor, host)
         else:
-            # The limit is ours, and ends the whole attempt with its own sentence.
-            endpoint = _kind(host)(self._reactor, host, port, timeout=_NO_LIMIT)
+            endpoint = self._tcp(host, port)
         creator = self._tls(host)
         return endpoint if creator is None else wrapClientTLS(creator, endpoint)
+
+    def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
+        proxy = self._options.proxy
+        if proxy is None:
+            return self._directly(host, port)
+        return Socks5Endpoint(
+            self._directly(proxy.host, proxy.port),
+            format_address((proxy.host, proxy.port)),
+            host,
+            port,
+            proxy.username,
+            proxy.password,
+        )
+
+    def _directly(self, host: str, port: int) -> IStreamClientEndpoint:
+        # The limit is ours, and ends the whole attempt with its own sentence.
+        endpoint: IStreamClientEndpoint = _kind(host)(self._reactor, host, port, timeout=_NO_LIMIT)
+        return endpoint
 
     def _tls(self, host: str) -> HostTLS | None:
         """What makes TLS with one host; certificate files are read once."""
@@ -290,7 +316,7 @@ class Connector:
             raise attempt.labelled(
                 NetworkTimeout(
                     f"{attempt.where}: no connection within {timeout:g} s "
-                    "(connectTimeoutMS): check host, port and firewall"
+                    f"(connectTimeoutMS): check host, port{self._detour} and firewall"
                 )
             )
 
