@@ -5,11 +5,11 @@ set's own knowledge by no more than moments.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from threading import Event
 from typing import Any
 
@@ -190,7 +190,7 @@ class PrimaryTests(TestCase):
             for member in self.set.members:
                 # Or a server of 4.4 may find nothing of its set when it is
                 # back; later ones refuse so soon after their start.
-                with member.client() as client, suppress(OperationFailure):
+                with member.client() as client, contextlib.suppress(OperationFailure):
                     client.admin.command("fsync")
             for member in self.set.members:
                 member.kill()
