@@ -80,7 +80,7 @@ class ChangeStream(Generic[DocumentT]):
     if no change came before the timeout, as the server then does not get
     through its backlog in the time there is.
 
-    Fragments of L{$changeStreamSplitLargeEvent} are handed out one by one.
+    Fragments of C{$changeStreamSplitLargeEvent} are handed out one by one.
 
     @param runner: what runs its commands.
     @param collection: C{None} for the whole database.

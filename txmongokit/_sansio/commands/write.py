@@ -76,12 +76,12 @@ def raise_write_concern_error(
     """
     Raise if the reply says that its write concern was not met.
 
-    @param details: what the error's C{details} are to be, if not the
-        C{writeConcernError} document.
+    The error's C{details} carry the reply's C{errorLabels}, by which it is
+    tried again, and C{topologyVersion}, by which a server's shutdown is told
+    from one that is over.
 
-    The C{details} carry the reply's C{errorLabels}, by which it is tried
-    again, and C{topologyVersion}, by which a server's shutdown is told from
-    one that is over.
+    @param details: what they are to be, if not the C{writeConcernError}
+        document with these.
 
     @raise WTimeoutError: not in time.
     @raise WriteConcernError: for another reason; with the code of a server
