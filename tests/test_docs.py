@@ -9,13 +9,48 @@ import re
 import subprocess
 import sys
 import textwrap
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from twisted.trial.unittest import SynchronousTestCase
+
+from txmongokit.options import KEYWORDS, ClientOptions, read_client_options
+from txmongokit.testing import replica_set
+from txmongokit.uri import OPTION_NAMES
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"(?m)^\.\. code-block:: python\n\n((?:(?: {4}.*)?\n)+)")
 _SECONDS = 120
+# The documents with code, and how many blocks of it each has.
+_BLOCKS = {
+    "connecting": 5,
+    "migrating": 1,
+    "pool": 1,
+    "time": 3,
+    "transactions": 5,
+    "tutorial": 2,
+    "watching": 2,
+}
+# What the documents say of their blocks: main() is given a client.
+_TAKES_CLIENT = "async def main(client"
+_RUN_WITH_CLIENT = """
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from txmongokit import ConnectionPool
+
+async def _run(uri):
+    client = ConnectionPool(uri)
+    try:
+        for name in ("app", "bank"):
+            await client.drop_database(name)
+        await main(client)
+    finally:
+        await client.disconnect()
+
+react(lambda reactor: Deferred.fromCoroutine(_run({uri!r})))
+"""
 
 
 def _code_blocks(path: Path) -> list[str]:
@@ -30,15 +65,20 @@ class CodeBlockTests(SynchronousTestCase):
     C{docs/*.rst}, and README.rst as far as it needs no server.
     """
 
-    def runs(self, name: str, expected: int) -> None:
+    def runs(self, name: str) -> None:
         """
         Run each code block of a document as a script of its own.
         """
-        blocks = _code_blocks(_ROOT / name)
-        self.assertEqual(len(blocks), expected)
+        blocks = _code_blocks(_ROOT / "docs" / f"{name}.rst")
+        self.assertEqual(len(blocks), _BLOCKS[name])
+        ending = ""
+        if any(_TAKES_CLIENT in block for block in blocks):
+            deployment = replica_set()
+            self.addCleanup(deployment.close)
+            ending = _RUN_WITH_CLIENT.format(uri=deployment.uri)
         for number, block in enumerate(blocks):
             done = subprocess.run(
-                [sys.executable, "-c", block],
+                [sys.executable, "-c", block + ending if _TAKES_CLIENT in block else block],
                 env={**os.environ, "PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -47,20 +87,131 @@ class CodeBlockTests(SynchronousTestCase):
                 timeout=_SECONDS,
                 check=False,
             )
-            self.assertEqual(done.returncode, 0, f"{name}, block {number + 1}:\n{done.stdout}")
+            told = f"{name}, block {number + 1}:\n{done.stdout}"
+            self.assertEqual(done.returncode, 0, told)
+            self.assertNotIn("Unhandled", done.stdout, told)
 
     def test_tutorial(self) -> None:
         """
         The tutorial's programs run against the servers that they start.
         """
-        self.runs("docs/tutorial.rst", 2)
+        self.runs("tutorial")
+
+    def test_connecting(self) -> None:
+        """
+        The connections of the how-to guide can be made.
+        """
+        self.runs("connecting")
+
+    def test_time(self) -> None:
+        """
+        Operations time out, and are cancelled, as the guide has it.
+        """
+        self.runs("time")
+
+    def test_transactions(self) -> None:
+        """
+        Sessions, transactions and change streams do what the guide asserts.
+        """
+        self.runs("transactions")
+
+    def test_pool(self) -> None:
+        """
+        Sharing can be turned off, and on.
+        """
+        self.runs("pool")
+
+    def test_watching(self) -> None:
+        """
+        Listeners and logs tell what the guide asserts.
+        """
+        self.runs("watching")
+
+    def test_migrating(self) -> None:
+        """
+        What users of TxMongo write goes on working.
+        """
+        self.runs("migrating")
 
     def test_no_other_document_has_untested_code(self) -> None:
         """
-        Python code stands in the tutorial alone, and what README.rst shows
+        Python code stands in no other document, and what README.rst shows
         compiles.
         """
-        documents = {path.name for path in (_ROOT / "docs").glob("*.rst") if _code_blocks(path)}
-        self.assertEqual(documents, {"tutorial.rst"})
+        documents = {path.stem for path in (_ROOT / "docs").glob("*.rst") if _code_blocks(path)}
+        self.assertEqual(documents, set(_BLOCKS))
         (block,) = _code_blocks(_ROOT / "README.rst")
         compile(block, "README.rst", "exec")
+
+
+_ROW = re.compile(r"(?m)^   \* - (.*)\n     - (.*)\n     - (.*)\n")
+_LITERAL = re.compile(r"``([^`]+)``")
+
+
+def _option_rows() -> list[tuple[str, str, str]]:
+    """
+    Name, keyword and default of each row of the table of options.
+    """
+    text = (_ROOT / "docs" / "options.rst").read_text()
+    rows = [tuple(cell.strip() for cell in row) for row in _ROW.findall(text)]
+    return [(name, keyword, default) for name, keyword, default in rows if "``" in name + keyword]
+
+
+class OptionTableTests(SynchronousTestCase):
+    """
+    C{docs/options.rst} beside the parser of options.
+    """
+
+    def test_names(self) -> None:
+        """
+        The table has every option that the parser knows, once, and no other.
+        """
+        names = [found.group(1) for row in _option_rows() if (found := _LITERAL.search(row[0]))]
+        self.assertEqual(sorted(names), sorted(OPTION_NAMES))
+
+    def test_keywords(self) -> None:
+        """
+        The table has every keyword argument that no connection string can
+        give, and the others by names that the parser knows.
+        """
+        known = {name.replace("_", "").lower() for name in OPTION_NAMES}
+        others = []
+        for name, keyword, _ in _option_rows():
+            (given,) = _LITERAL.findall(keyword)
+            if "``" in name:
+                self.assertIn(given.replace("_", "").lower(), known)
+            else:
+                others.append(given)
+        self.assertEqual(sorted(others), sorted(KEYWORDS))
+
+    def test_defaults(self) -> None:
+        """
+        An option that is given the default which the table has changes
+        nothing.
+        """
+        tried = 0
+        for name, _, default in _option_rows():
+            value = _LITERAL.fullmatch(default)
+            if "``" not in name or value is None:
+                continue
+            (option,) = _LITERAL.findall(name)
+            self.assertEqual(self.read(f"{option}={quote_plus(value[1])}"), self.read(""), option)
+            tried += 1
+        self.assertGreater(tried, 30)
+
+    def read(self, option: str) -> ClientOptions:
+        """
+        The options of a connection string with one option, but for sharing,
+        which depends on whether C{maxPoolSize} was given.
+        """
+        host = "mongodb+srv://a.example.com" if option.startswith("srv") else "mongodb://a"
+        also = "tls=true&" if option.startswith("tls") else ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            options = read_client_options(f"{host}/?{also}{option}".rstrip("?&"))
+        options = replace(options, connection_sharing=None)
+        if option.startswith("srv"):
+            self.assertEqual(options.srv, read_client_options(host).srv)
+        if also:
+            self.assertEqual(options.tls, read_client_options(f"{host}/?tls=true").tls)
+        return replace(options, seeds=(), srv=None, tls=None)
