@@ -66,7 +66,7 @@ _BSON = ("bson", "pymongo")
 _THIRD_PARTIES = {
     "root": (),
     "values": _BSON,
-    "_sansio": (*_BSON, "snappy", "zstandard"),
+    "_sansio": (*_BSON, "snappy", "zstandard", "cryptography"),
     "protocol": (
         *_BSON,
         "twisted.internet.defer",
@@ -75,8 +75,17 @@ _THIRD_PARTIES = {
         "twisted.internet.protocol",
         "twisted.logger",
         "twisted.python.failure",
+        "zope.interface",
     ),
-    "_net": (*_BSON, "twisted", "automat", "zope.interface", "OpenSSL", "service_identity"),
+    "_net": (
+        *_BSON,
+        "twisted",
+        "automat",
+        "zope.interface",
+        "OpenSSL",
+        "service_identity",
+        "cryptography",
+    ),
     "api": (
         *_BSON,
         "twisted.internet.defer",

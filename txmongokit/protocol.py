@@ -14,10 +14,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from txmongokit._sansio.exchange import Exchange, Reply
 from txmongokit._sansio.messages import Sequences
@@ -50,6 +51,7 @@ def _probe_soon(transport: object) -> None:
 _UNSENDABLE = (PyMongoError, DocumentTooLarge)
 
 
+@implementer(IHandshakeListener)
 class MongoProtocol(Protocol):
     """
     A client's connection to one MongoDB server.
@@ -86,6 +88,9 @@ class MongoProtocol(Protocol):
         # Why nothing can be sent any more, and whether there is a transport.
         self._reason: Exception | None = None
         self._connected = False
+        # TLS's handshake: whether it is over, and who waits for that.
+        self._secure = False
+        self._securing: Deferred[None] | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.in_flight} in flight"
@@ -108,6 +113,22 @@ class MongoProtocol(Protocol):
     def closed(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._reason is not None
+
+    def secured(self) -> Deferred[None]:
+        """
+        Wait for the end of TLS's handshake, where there is TLS.
+
+        @return: fires then; fails with L{AutoReconnect} where the connection
+            is or gets closed.  Cancelling stops the wait, not the handshake.
+        """
+        if self._reason is not None:
+            return fail(self._closed_error())
+        waiting: Deferred[None] = Deferred()
+        if self._secure:
+            waiting.callback(None)
+        else:
+            self._securing = waiting
+        return waiting
 
     def request(
         self, body: bytes, sequences: Sequences = (), *, compress: bool = True
@@ -281,6 +302,15 @@ class MongoProtocol(Protocol):
                 # A Unix socket, or one that is gone already.
                 pass
 
+    def handshakeCompleted(self) -> None:
+        """
+        TLS's handshake is over (L{IHandshakeListener}).
+        """
+        self._secure = True
+        securing, self._securing = self._securing, None
+        if securing is not None and not securing.called:
+            securing.callback(None)
+
     def dataReceived(self, data: bytes) -> None:
         """
         Give each reply to whoever waits for it.
@@ -372,6 +402,9 @@ class MongoProtocol(Protocol):
         self._reason = reason
         waiting, self._waiting = self._waiting, {}
         stream, self._stream = self._stream, None
+        securing, self._securing = self._securing, None
+        if securing is not None and not securing.called:
+            securing.errback(reason)
         for deferred in waiting.values():
             if not deferred.called:
                 deferred.errback(reason)

@@ -37,6 +37,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 
+from txmongokit._net.ocsp import CertificateRefused, RevocationCheck
 from txmongokit._net.socks5 import Socks5Endpoint
 from txmongokit._net.tls import HostTLS, adapted_creator, connection_creator
 from txmongokit._pymongo import add_error_label
@@ -126,6 +127,11 @@ class Connector:
         self._open: set[MongoProtocol] = set()
         self._closing: list[Deferred[None]] = []
         self._creators: dict[str, HostTLS] = {}
+        self._revocation: RevocationCheck | None = None
+        if options.tls is not None and ssl_context_factory is None:
+            self._revocation = RevocationCheck(
+                reactor, options.tls, options.connect_timeout, self._tcp
+            )
         self._warned = False
         self._drivers: list[DriverInfo] = []
         self._metadata = self._introduction()
@@ -347,6 +353,7 @@ class Connector:
         self._open.add(protocol)
         protocol.on_lost = lambda reason: self._lost(protocol)
         try:
+            await self._check_certificate(protocol, attempt)
             result = await self._shake_hands(protocol, attempt)
         except BaseException as error:
             # Cancellation too: nothing half-made may stay open.
@@ -357,6 +364,19 @@ class Connector:
         protocol.exchange.max_message_size = result.info.max_message_size
         protocol.exchange.compressor = self._compressor(result)
         return protocol
+
+    async def _check_certificate(self, protocol: MongoProtocol, attempt: _Attempt) -> None:
+        """Whether it was revoked; before anything is sent."""
+        creator = self._creators.get(attempt.address[0])
+        if self._revocation is None or creator is None or not creator.by_ocsp:
+            return
+        await protocol.secured()
+        peer = creator.peer(protocol.transport)
+        if peer is not None:
+            try:
+                await self._revocation.check(peer)
+            except CertificateRefused as error:
+                raise AutoReconnect(f"{attempt.where}: TLS: {error}") from None
 
     def _explained(
         self, error: BaseException, protocol: MongoProtocol, attempt: _Attempt

@@ -25,8 +25,9 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 from twisted.protocols.tls import TLSMemoryBIOProtocol
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
+from txmongokit._net.ocsp import Peer
 from txmongokit.errors import ConfigurationError
 from txmongokit.options import TLSOptions
 
@@ -44,6 +45,42 @@ _REVOCATION_LIST_OUT_OF_TIME = (11, 12)
 _REVOKED = 23
 
 
+class _Staples:
+    """
+    The OCSP answers that servers bring along in their handshakes.
+    """
+
+    def __init__(self) -> None:
+        self._brought: WeakKeyDictionary[SSL.Connection, bytes] = WeakKeyDictionary()
+
+    def keep(self, connection: SSL.Connection, answer: bytes, data: object) -> bool:
+        """Keep one: it is judged when the handshake is over, for that may take questions."""
+        self._brought[connection] = answer
+        return True
+
+    def brought(self, connection: SSL.Connection) -> bytes:
+        """What was brought, empty for nothing."""
+        return self._brought.get(connection, b"")
+
+
+class _StaplingTrust:
+    """
+    Trusts whom another trust root trusts, and has answers kept.
+
+    A context cannot be changed once it has made a connection, and this is
+    the one place where C{optionsForClientTLS} shows it before.
+    """
+
+    def __init__(self, trust_root: Any, staples: _Staples) -> None:
+        directlyProvides(self, providedBy(trust_root))
+        self._trust_root = trust_root
+        self._staples = staples
+
+    def _addCACertsToContext(self, context: SSL.Context) -> None:
+        self._trust_root._addCACertsToContext(context)
+        context.set_ocsp_client_callback(self._staples.keep)
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 class HostTLS:
     """
@@ -52,12 +89,19 @@ class HostTLS:
     @param host: for messages.
     @param connect: makes a connection for one of Twisted's TLS protocols.
     @param check: is shown each connection before it is used.
+    @param staples: keeps the OCSP answers that servers bring, where
+        certificates are to be checked by them.
     """
 
     def __init__(
-        self, host: str, connect: _Connect, check: Callable[[SSL.Connection], None]
+        self,
+        host: str,
+        connect: _Connect,
+        check: Callable[[SSL.Connection], None],
+        staples: _Staples | None = None,
     ) -> None:
         self._host = host
+        self._staples = staples
         self._connect = connect
         self._check = check
         self._connections: WeakKeyDictionary[Any, SSL.Connection] = WeakKeyDictionary()
@@ -68,8 +112,38 @@ class HostTLS:
         """
         connection = self._connect(tlsProtocol)
         self._check(connection)
+        if self._staples is not None:
+            connection.request_ocsp()
         self._connections[tlsProtocol] = connection
         return connection
+
+    @property
+    def by_ocsp(self) -> bool:
+        """
+        Whether servers' certificates are to be checked by OCSP.
+        """
+        return self._staples is not None
+
+    def peer(self, transport: Any) -> Peer | None:
+        """
+        What is to be checked by OCSP once the handshake is over: C{None}
+        where nothing is.
+
+        @param transport: Twisted's TLS protocol.
+        """
+        connection = self._connections.get(transport)
+        if self._staples is None or connection is None:
+            return None
+        chain = connection.get_verified_chain()
+        if not chain:
+            return None
+        # One that is trusted by itself has signed itself.
+        issuer = chain[1] if len(chain) > 1 else chain[0]
+        return Peer(
+            chain[0].to_cryptography(),
+            issuer.to_cryptography(),
+            self._staples.brought(connection),
+        )
 
     def refusal(self, cause: BaseException | None, transport: Any) -> str | None:
         """
@@ -150,6 +224,10 @@ def connection_creator(options: TLSOptions, host: str) -> HostTLS:
     arguments = _own_certificate(options)
     if not options.allow_invalid_certificates:
         arguments["trustRoot"] = _trust_root(options)
+    staples = None
+    if not (options.allow_invalid_certificates or options.disable_certificate_revocation_check):
+        staples = _Staples()
+        arguments["trustRoot"] = _StaplingTrust(arguments["trustRoot"], staples)
     names_checked = not (
         options.allow_invalid_certificates
         or options.allow_invalid_hostnames
@@ -168,7 +246,7 @@ def connection_creator(options: TLSOptions, host: str) -> HostTLS:
             connect = partial(_connection, unnamed.getContext, host)
     except UnicodeError as error:
         raise ConfigurationError(f"host name {host!r} cannot be used with TLS: {error}") from error
-    return HostTLS(host, connect, _revocation_check(options))
+    return HostTLS(host, connect, _revocation_check(options), staples)
 
 
 def _connection(get_context: Callable[[], SSL.Context], host: str, tls: Any) -> SSL.Connection:

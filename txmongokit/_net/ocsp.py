@@ -1,0 +1,301 @@
+"""
+Finding out whether a server's certificate was revoked, before anything is
+sent to it.
+
+Follows the drivers' OCSP support specification.  What a server brings along
+counts first, then what is remembered, then what the certificate's responders
+say.  Where nobody says anything the connection is made nevertheless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cryptography.x509 import Certificate
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProducer
+from zope.interface import implementer
+
+from txmongokit._sansio.ocsp import (
+    Answer,
+    AnswerCache,
+    InvalidAnswer,
+    certificate_id,
+    judge,
+    make_request,
+    must_staple,
+    responders,
+)
+from txmongokit.options import TLSOptions
+
+if TYPE_CHECKING:
+    from twisted.web.client import URI
+
+__all__ = ["CertificateRefused", "Connect", "Peer", "RevocationCheck"]
+
+Connect = Callable[[str, int], IStreamClientEndpoint]
+"""
+Called with host and port; gives the endpoint to reach a responder by.
+"""
+
+# OCSP support specification: for one request.
+_SECONDS = 5.0
+# How long a responder is left alone that gave no answer.
+_PAUSE = 60.0
+_LARGEST = 1 << 16
+_OK = 200
+
+
+class CertificateRefused(Exception):
+    """
+    A certificate that was revoked, or cannot show that it was not.
+    """
+
+
+class Peer:
+    """
+    The other side of a TLS connection.
+
+    @ivar issuer: who signed its certificate.
+    @ivar staple: the OCSP answer that it brought, empty for none.
+    """
+
+    __slots__ = ("certificate", "issuer", "staple")
+
+    def __init__(self, certificate: Certificate, issuer: Certificate, staple: bytes) -> None:
+        self.certificate = certificate
+        self.issuer = issuer
+        self.staple = staple
+
+
+class RevocationCheck:
+    """
+    Checks the certificates of one client's servers.
+
+    @param limit: seconds for making a connection, C{None} for any number: at
+        most half of them go into asking.
+    @param connect: how responders are reached.
+    @param now: the time of day, with its zone.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        options: TLSOptions,
+        limit: float | None,
+        connect: Connect,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._reactor = reactor
+        # A list of revoked certificates has been looked at by OpenSSL.
+        self._asks = not options.disable_ocsp_endpoint_check and options.crl_file is None
+        self._seconds = _SECONDS if limit is None else min(_SECONDS, limit / 2)
+        self._endpoints = _Endpoints(connect)
+        self._now = now
+        self._cache = AnswerCache()
+        self._paused: dict[str, float] = {}
+
+    async def check(self, peer: Peer) -> None:
+        """
+        Check a server's certificate.  Cancelling ends what is asked.
+
+        @raise CertificateRefused: it was revoked; or the server brings an
+            answer that cannot be used, or none where the certificate demands
+            one.
+        """
+        certificate, issuer = peer.certificate, peer.issuer
+        identity = certificate_id(certificate, issuer)
+        now = self._now()
+        known = self._cache.get(identity, now)
+        brought = self._brought(peer, now)
+        if brought is not None and brought.good is not None:
+            self._cache.put(identity, brought, now)
+            if known is None or known.since <= brought.since:
+                known = brought
+        if known is None and self._asks:
+            known = await self._asked(peer)
+            if known is not None:
+                self._cache.put(identity, known, self._now())
+        if known is not None and not known.good:
+            raise CertificateRefused(
+                "the server's certificate was revoked, as its authority tells (OCSP): replace it"
+            )
+
+    def _brought(self, peer: Peer, now: datetime) -> Answer | None:
+        if peer.staple:
+            try:
+                return judge(peer.staple, peer.certificate, peer.issuer, now)
+            except InvalidAnswer as error:
+                raise CertificateRefused(
+                    f"the OCSP answer that the server brings cannot be used: {error}"
+                ) from None
+        if must_staple(peer.certificate):
+            raise CertificateRefused(
+                "the server's certificate demands that the server bring an OCSP answer, and it "
+                "brings none: check that it reaches its responder"
+            )
+        return None
+
+    async def _asked(self, peer: Peer) -> Answer | None:
+        """What the responders say, all asked at once; the first who knows counts."""
+        begun = self._reactor.seconds()
+        places = [
+            each for each in responders(peer.certificate) if self._paused.get(each, 0.0) <= begun
+        ]
+        if not places:
+            return None
+        asking = [self._limited(place, peer) for place in places]
+        try:
+            found: Any = await DeferredList(asking, fireOnOneCallback=True, consumeErrors=True)
+        finally:
+            for each in asking:
+                each.cancel()
+        if isinstance(found, tuple):
+            answer: Answer = found[0]
+            return answer
+        for place, (_, failure) in zip(places, found, strict=True):
+            if failure.check(CancelledError):
+                # Not our time was over: who wants the connection does so no more.
+                failure.raiseException()
+            self._paused[place] = begun + _PAUSE
+            self._log.warn(
+                "the OCSP responder {place} does not say whether a server's certificate was "
+                "revoked, which is now used unchecked: {reason}",
+                place=place,
+                reason=failure.getErrorMessage(),
+            )
+        return None
+
+    def _limited(self, place: str, peer: Peer) -> Deferred[Answer]:
+        asking = Deferred.fromCoroutine(self._ask(place, peer))
+        return asking.addTimeout(self._seconds, self._reactor)
+
+    async def _ask(self, place: str, peer: Peer) -> Answer:
+        # Few certificates name a responder, and twisted.web takes its time to load.
+        from twisted.web.client import Agent
+        from twisted.web.http_headers import Headers
+
+        agent = Agent.usingEndpointFactory(self._reactor, self._endpoints)
+        headers = Headers({b"Content-Type": [b"application/ocsp-request"]})
+        question = _Question(make_request(peer.certificate, peer.issuer))
+        response: Any = await agent.request(b"POST", place.encode("ascii"), headers, question)
+        collector = _Collector()
+        if response.code != _OK:
+            collector.stop(InvalidAnswer(f"HTTP status {response.code}"))
+        elif response.length is not UNKNOWN_LENGTH and response.length > _LARGEST:
+            collector.stop(InvalidAnswer("it is too long"))
+        response.deliverBody(collector)
+        raw = await collector.finished
+        answer = judge(raw, peer.certificate, peer.issuer, self._now())
+        if answer.good is None:
+            raise InvalidAnswer("it does not know the certificate")
+        return answer
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """How C{twisted.web}'s agent reaches responders."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """
+        The endpoint for an address.
+        """
+        return self._connect(uri.host.decode("ascii"), uri.port)
+
+
+@implementer(IBodyProducer)
+class _Question:
+    """A request's body that is there as a whole."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """
+        Write all.
+        """
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """
+        There is nothing left to pause.
+        """
+
+    def resumeProducing(self) -> None:
+        """
+        There is nothing left.
+        """
+
+    def stopProducing(self) -> None:
+        """
+        There is nothing left to stop.
+        """
+
+
+class _Collector(Protocol):
+    """
+    Takes an answer's body, as long as it is of a sensible size.
+
+    @ivar finished: fires with it.
+    """
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._stopped = False
+        self.finished: Deferred[bytes] = Deferred(lambda _: self._abort())
+
+    def stop(self, reason: Exception) -> None:
+        """
+        Take nothing more.
+        """
+        if not self.finished.called:
+            self.finished.errback(reason)
+        self._abort()
+
+    def connectionMade(self) -> None:
+        """
+        Hang up where nothing is wanted.
+        """
+        if self._stopped:
+            self._abort()
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Keep a piece.
+        """
+        self._body += data
+        if len(self._body) > _LARGEST:
+            self.stop(InvalidAnswer("it is too long"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        It was all.
+        """
+        from twisted.web.client import ResponseDone
+        from twisted.web.http import PotentialDataLoss
+
+        if self.finished.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.finished.callback(bytes(self._body))
+        else:
+            self.finished.errback(reason)
+
+    def _abort(self) -> None:
+        self._stopped = True
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
