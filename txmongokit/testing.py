@@ -46,8 +46,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, PyMongoError
 
@@ -759,6 +761,10 @@ class CertificateAuthority:
         hosts: Sequence[str] = ("localhost", _HOST),
         days: int = 2,
         password: bytes | None = None,
+        *,
+        responder: str | None = None,
+        must_staple: bool = False,
+        answers: bool = False,
     ) -> None:
         """
         Write a certificate and its key into one file, as C{mongod} and
@@ -768,7 +774,23 @@ class CertificateAuthority:
         @param hosts: names and addresses that it is for.
         @param days: until it expires; negative for one that has.
         @param password: encrypts the key.
+        @param responder: where its OCSP responder is: an URL.
+        @param must_staple: whether it counts only with an OCSP answer that
+            its server brings.
+        @param answers: whether it may sign OCSP answers for this authority.
         """
+        extensions: list[x509.ExtensionType] = []
+        if hosts:
+            extensions.append(x509.SubjectAlternativeName([_general_name(host) for host in hosts]))
+        if responder is not None:
+            access = x509.AccessDescription(
+                AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(responder)
+            )
+            extensions.append(x509.AuthorityInformationAccess([access]))
+        if must_staple:
+            extensions.append(x509.TLSFeature([x509.TLSFeatureType.status_request]))
+        if answers:
+            extensions.append(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]))
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [
@@ -778,7 +800,7 @@ class CertificateAuthority:
             ]
         )
         constraints = x509.BasicConstraints(ca=False, path_length=None)
-        certificate = self._sign(subject, key, constraints, days=days, hosts=hosts)
+        certificate = self._sign(subject, key, constraints, days, extensions)
         encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
         path.touch(0o600)
         path.write_bytes(
@@ -809,13 +831,59 @@ class CertificateAuthority:
             )
         path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
+    def answer(
+        self,
+        certificate: Path,
+        good: bool | None = True,
+        *,
+        hours: float = 1.0,
+        age: float = 1.0,
+        signed_by: Path | None = None,
+    ) -> bytes:
+        """
+        What an OCSP responder says of a certificate of this authority.
+
+        @param certificate: the file that it is in.
+        @param good: whether it is; C{None} for one that is not known.
+        @param hours: how long this will be so.
+        @param age: how long it has been so, in hours.
+        @param signed_by: the file of a certificate and a key that sign it, in
+            place of the authority's.
+        """
+        now = datetime.datetime.now(datetime.UTC)
+        subject = x509.load_pem_x509_certificate(certificate.read_bytes())
+        issuer = signer = x509.load_pem_x509_certificate(self.pem)
+        key: Any = self._key
+        statuses = {
+            True: ocsp.OCSPCertStatus.GOOD,
+            False: ocsp.OCSPCertStatus.REVOKED,
+            None: ocsp.OCSPCertStatus.UNKNOWN,
+        }
+        builder = ocsp.OCSPResponseBuilder()
+        if signed_by is not None:
+            pem = signed_by.read_bytes()
+            signer, key = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, None)
+            builder = builder.certificates([signer])
+        since = now - datetime.timedelta(hours=age)
+        builder = builder.add_response(
+            subject,
+            issuer,
+            hashes.SHA256(),
+            statuses[good],
+            since,
+            now + datetime.timedelta(hours=hours),
+            since if good is False else None,
+            None,
+        ).responder_id(ocsp.OCSPResponderEncoding.HASH, signer)
+        return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
     def _sign(
         self,
         subject: x509.Name,
         key: ec.EllipticCurvePrivateKey,
         constraints: x509.BasicConstraints,
         days: int,
-        hosts: Sequence[str] = (),
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         ends = now + datetime.timedelta(days=days)
@@ -832,9 +900,8 @@ class CertificateAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), False)
         )
-        if hosts:
-            names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-            builder = builder.add_extension(names, critical=False)
+        for each in extensions:
+            builder = builder.add_extension(each, critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
 

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import Certificate
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from txmongokit._sansio.ocsp import (
@@ -153,8 +153,11 @@ class RevocationCheck:
         if not places:
             return None
         asking = [self._limited(place, peer) for place in places]
+        # Who wants the connection may cancel, which the list would take for silence.
+        first: Deferred[Any] = Deferred()
+        DeferredList(asking, fireOnOneCallback=True, consumeErrors=True).addCallback(first.callback)
         try:
-            found: Any = await DeferredList(asking, fireOnOneCallback=True, consumeErrors=True)
+            found = await first
         finally:
             for each in asking:
                 each.cancel()
@@ -162,9 +165,6 @@ class RevocationCheck:
             answer: Answer = found[0]
             return answer
         for place, (_, failure) in zip(places, found, strict=True):
-            if failure.check(CancelledError):
-                # Not our time was over: who wants the connection does so no more.
-                failure.raiseException()
             self._paused[place] = begun + _PAUSE
             self._log.warn(
                 "the OCSP responder {place} does not say whether a server's certificate was "
@@ -175,8 +175,11 @@ class RevocationCheck:
         return None
 
     def _limited(self, place: str, peer: Peer) -> Deferred[Answer]:
+        def too_late(result: Any, timeout: float) -> Any:
+            raise InvalidAnswer(f"no answer within {timeout:g} s")
+
         asking = Deferred.fromCoroutine(self._ask(place, peer))
-        return asking.addTimeout(self._seconds, self._reactor)
+        return asking.addTimeout(self._seconds, self._reactor, onTimeoutCancel=too_late)
 
     async def _ask(self, place: str, peer: Peer) -> Answer:
         # Few certificates name a responder, and twisted.web takes its time to load.
@@ -188,12 +191,12 @@ class RevocationCheck:
         question = _Question(make_request(peer.certificate, peer.issuer))
         response: Any = await agent.request(b"POST", place.encode("ascii"), headers, question)
         collector = _Collector()
+        response.deliverBody(collector)
         if response.code != _OK:
             collector.stop(InvalidAnswer(f"HTTP status {response.code}"))
-        elif response.length is not UNKNOWN_LENGTH and response.length > _LARGEST:
-            collector.stop(InvalidAnswer("it is too long"))
-        response.deliverBody(collector)
         raw = await collector.finished
+        if response.code != _OK:
+            raise InvalidAnswer(f"HTTP status {response.code}")
         answer = judge(raw, peer.certificate, peer.issuer, self._now())
         if answer.good is None:
             raise InvalidAnswer("it does not know the certificate")
@@ -254,8 +257,7 @@ class _Collector(Protocol):
 
     def __init__(self) -> None:
         self._body = bytearray()
-        self._stopped = False
-        self.finished: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self.finished: Deferred[bytes] = Deferred(lambda _: self._hang_up())
 
     def stop(self, reason: Exception) -> None:
         """
@@ -263,14 +265,7 @@ class _Collector(Protocol):
         """
         if not self.finished.called:
             self.finished.errback(reason)
-        self._abort()
-
-    def connectionMade(self) -> None:
-        """
-        Hang up where nothing is wanted.
-        """
-        if self._stopped:
-            self._abort()
+        self._hang_up()
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -294,8 +289,7 @@ class _Collector(Protocol):
         else:
             self.finished.errback(reason)
 
-    def _abort(self) -> None:
-        self._stopped = True
+    def _hang_up(self) -> None:
         transport: Any = self.transport
         if transport is not None:
-            transport.abortConnection()
+            transport.loseConnection()
