@@ -104,6 +104,7 @@ _MORE_THIRD_PARTIES = {
 
 _PUBLIC_PYMONGO = frozenset(
     {
+        "auth_oidc",
         "client_options",
         "client_session",
         "collation",

@@ -17,7 +17,8 @@ from pymongo.server_type import SERVER_TYPE
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests._sansio.test_auth import FINAL_256, FIRST_256, PROOF_256, ok, speculative
-from txmongokit._sansio.auth import Derivation, KeyCache, Step
+from txmongokit._sansio.auth import LoginMemory
+from txmongokit._sansio.conversation import Derivation, Step
 from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
 from txmongokit.errors import (
     ConfigurationError,
@@ -59,7 +60,7 @@ class HandshakeTests(SynchronousTestCase):
             "compressors": (),
             "server_api": None,
             "nonce": lambda: b64decode("rOprNGfwEbeRWgbNEkqO"),
-            "key_cache": KeyCache(),
+            "memory": LoginMemory(),
         }
         conversation = handshake(ADDRESS, **{**given, **options})
         steps = [next(conversation)]
@@ -129,7 +130,7 @@ class HandshakeTests(SynchronousTestCase):
             compressors=(),
             server_api=ServerApi("1"),
             nonce=lambda: b64decode("rOprNGfwEbeRWgbNEkqO"),
-            key_cache=KeyCache(),
+            memory=LoginMemory(),
         )
         next(conversation)
         first = speculative(FIRST_256.replace(b"i=4096", b"i=600000"))

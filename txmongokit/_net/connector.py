@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from secrets import token_bytes
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import bson
 from pymongo.driver_info import DriverInfo
@@ -35,15 +36,23 @@ from twisted.internet.error import (
 from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.threads import deferToThreadPool
 
+from txmongokit._net.authenticator import Authenticator
 from txmongokit._net.ocsp import CertificateRefused, RevocationCheck
+from txmongokit._net.oidc import HUMAN_SECONDS
 from txmongokit._net.socks5 import Socks5Endpoint
 from txmongokit._net.tls import HostTLS, adapted_creator, connection_creator
 from txmongokit._pymongo import add_error_label
-from txmongokit._sansio.auth import Derivation, KeyCache, Step
+from txmongokit._sansio.auth import authenticate
 from txmongokit._sansio.compression import Compressor, make_compressor
-from txmongokit._sansio.handshake import HandshakeResult, client_metadata, handshake
+from txmongokit._sansio.conversation import Step
+from txmongokit._sansio.handshake import (
+    HandshakeResult,
+    api_declaration,
+    client_metadata,
+    declaring,
+    handshake,
+)
 from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
 from txmongokit.options import ClientOptions, Credentials
 from txmongokit.protocol import MongoProtocol
@@ -105,6 +114,8 @@ class Connector:
     @param ssl_context_factory: used instead of the URI's C{tls*} options;
         see L{adapted_creator}.
     @param endpoint_factory: how to reach a server, for proxies and tests.
+    @param agent: what asks for credentials over HTTP; C{None} for Twisted's
+        own.
     @ivar credentials: who logs in on new connections; C{None} for nobody.
 
     @raise ConfigurationError: a password would be sent as it is, the
@@ -117,13 +128,19 @@ class Connector:
         options: ClientOptions,
         ssl_context_factory: Any = None,
         endpoint_factory: EndpointFactory | None = None,
+        agent: Any = None,
     ) -> None:
         self.credentials = options.credentials
         self._reactor = reactor
         self._options = options
         self._ssl_context_factory = ssl_context_factory
         self._endpoint_factory = endpoint_factory
-        self._keys = KeyCache()
+        self._authenticator = Authenticator(reactor, agent, options.connect_timeout)
+        # Who logged in on a connection, by which OIDC token; and who waits
+        # for that to be done again.
+        self._logins: WeakKeyDictionary[MongoProtocol, tuple[Credentials, str | None]]
+        self._logins = WeakKeyDictionary()
+        self._renewals: dict[MongoProtocol, list[Deferred[None]]] = {}
         self._open: set[MongoProtocol] = set()
         self._closing: list[Deferred[None]] = []
         self._creators: dict[str, HostTLS] = {}
@@ -216,6 +233,62 @@ class Connector:
         """
         attempt = self._limited(_Attempt(address, False, credentials))
         return attempt.addCallback(lambda protocol: protocol.close())
+
+    def reauthenticate(self, protocol: MongoProtocol) -> Deferred[None]:
+        """
+        Log in once more on a connection that has lost its log-in.
+
+        @return: fires when that is done; fails as L{connect} does, at once
+            where nobody has logged in on it.  Cancelling ends the wait, for
+            others may wait for the same.
+        """
+        waiting: Deferred[None] = Deferred()
+        renewals = self._renewals.get(protocol)
+        if renewals is not None:
+            renewals.append(waiting)
+            return waiting
+        self._renewals[protocol] = [waiting]
+
+        def tell(result: Any) -> None:
+            for each in self._renewals.pop(protocol):
+                if not each.called:
+                    each.callback(result)
+
+        where = format_address(protocol.address)
+        renewing = Deferred.fromCoroutine(self._renew(protocol))
+        login = self._logins.get(protocol)
+        limit = self._patience(None if login is None else login[0])
+        if limit:
+
+            def too_late(result: Any, timeout: float) -> Any:
+                raise NetworkTimeout(f"{where}: no new log-in within {timeout:g} s")
+
+            renewing.addTimeout(limit, self._reactor, onTimeoutCancel=too_late)
+        renewing.addBoth(tell)
+        return waiting
+
+    async def _renew(self, protocol: MongoProtocol) -> None:
+        where = format_address(protocol.address)
+        login = self._logins.get(protocol)
+        if login is None:
+            raise ConfigurationError(
+                f"{where} demands a new log-in, and nobody has logged in: give user and password"
+            )
+        credentials, token = login
+        memory = self._authenticator.memory
+        memory.tokens.invalidate(token)
+        conversation = authenticate(
+            credentials,
+            mechanisms=protocol.hello.get("saslSupportedMechs"),
+            nonce=_nonce,
+            memory=memory,
+            host=protocol.address[0],
+        )
+        token = await self._authenticator.converse(
+            declaring(conversation, api_declaration(self._options.server_api)),
+            lambda step: self._asked(protocol, step),
+        )
+        self._logins[protocol] = (credentials, token)
 
     def close(self) -> Deferred[None]:
         """
@@ -314,9 +387,15 @@ class Connector:
 
     # One attempt.
 
+    def _patience(self, credentials: Credentials | None) -> float | None:
+        """How long connecting may take: a human who logs in needs time."""
+        limit = self._options.connect_timeout
+        human = credentials is not None and "OIDC_HUMAN_CALLBACK" in credentials.properties
+        return limit + HUMAN_SECONDS if limit and human else limit
+
     def _limited(self, attempt: _Attempt) -> Deferred[MongoProtocol]:
         connecting = Deferred.fromCoroutine(self._connect(attempt))
-        limit = self._options.connect_timeout
+        limit = self._patience(attempt.credentials)
 
         def too_late(result: Any, timeout: float) -> Any:
             raise attempt.labelled(
@@ -359,6 +438,8 @@ class Connector:
             # Cancellation too: nothing half-made may stay open.
             protocol.abort(ConnectionFailure(f"{attempt.where}: handshake failed"))
             raise self._explained(error, protocol, attempt) from error.__cause__
+        if attempt.credentials is not None:
+            self._logins[protocol] = (attempt.credentials, result.token)
         protocol.info = result.info
         protocol.hello = result.hello
         protocol.exchange.max_message_size = result.info.max_message_size
@@ -412,21 +493,16 @@ class Connector:
             compressors=() if attempt.monitoring else options.compressors,
             server_api=options.server_api,
             nonce=_nonce,
-            key_cache=self._keys,
+            memory=self._authenticator.memory,
         )
-        answer: Any = None
-        while True:
-            try:
-                wanted = conversation.send(answer)
-            except StopIteration as stop:
-                result: HandshakeResult = stop.value
-                return result
-            if isinstance(wanted, Derivation):
-                attempt.greeted = True
-                answer = await self._derived(wanted)
-            else:
-                attempt.greeted = next(iter(wanted.body)) not in _HELLO_NAMES
-                answer = await self._asked(protocol, wanted)
+
+        async def ask(step: Step) -> Any:
+            attempt.greeted = next(iter(step.body)) not in _HELLO_NAMES
+            reply = await self._asked(protocol, step)
+            attempt.greeted = True
+            return reply
+
+        return await self._authenticator.converse(conversation, ask)
 
     async def _asked(self, protocol: MongoProtocol, step: Step) -> Any:
         body = bson.encode({**step.body, "$db": step.database})
@@ -435,10 +511,6 @@ class Connector:
         if next(iter(step.body)) in _HELLO_NAMES:
             protocol.greeting_time = self._reactor.seconds() - began
         return reply
-
-    def _derived(self, wanted: Derivation) -> Deferred[bytes]:
-        """The key, made in a thread: the reactor has other things to do."""
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), wanted.key)
 
 
 def _kind(host: str) -> Any:

@@ -1,6 +1,6 @@
 """
-Logging in, as conversations: each step yields a command and is sent its
-reply, or yields work that is too long for a reactor and is sent its result.
+Logging in: which mechanism, and those that need nothing but a user name and
+a password or a certificate (SCRAM, PLAIN, MONGODB-X509, MONGODB-CR).
 
 Follows the drivers' authentication specification, RFC 5802 and RFC 7677.
 """
@@ -12,58 +12,27 @@ import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from hashlib import md5, pbkdf2_hmac
-from typing import Any, NamedTuple
+from hashlib import md5
+from typing import Any
 
-from txmongokit._pymongo import raise_command_error, saslprep
-from txmongokit.errors import ConfigurationError, OperationFailure
+from txmongokit._pymongo import saslprep
+from txmongokit._sansio import auth_aws, auth_gssapi, auth_oidc
+from txmongokit._sansio.auth_aws import AWSKeyCache
+from txmongokit._sansio.auth_oidc import TokenCache
+from txmongokit._sansio.conversation import (
+    Conversation,
+    Derivation,
+    Step,
+    check_reply,
+    distrust,
+    payload_of,
+    sasl_continue,
+    sasl_start,
+)
+from txmongokit.errors import ConfigurationError
 from txmongokit.options import Credentials
 
-__all__ = [
-    "AUTHENTICATION_FAILED",
-    "Conversation",
-    "Derivation",
-    "KeyCache",
-    "Step",
-    "authenticate",
-    "speculate",
-]
-
-# The server's code for a refused log-in, and ours where we refuse the server.
-AUTHENTICATION_FAILED = 18
-
-
-class Step(NamedTuple):
-    """
-    A command to send, uncompressed, on the connection that logs in.
-    """
-
-    database: str
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Derivation:
-    """
-    A salted password that is long in the making (RFC 5802, C{Hi}).
-
-    @ivar digest: C{sha1} or C{sha256}.
-    @ivar secret: the password, or what stands for it.
-    """
-
-    digest: str
-    secret: bytes = field(repr=False)
-    salt: bytes
-    iterations: int
-
-    def key(self) -> bytes:
-        """
-        Make it.  Other threads can work meanwhile.
-        """
-        return pbkdf2_hmac(self.digest, self.secret, self.salt, self.iterations)
-
-
-Conversation = Generator[Step | Derivation, Any, None]
+__all__ = ["KeyCache", "LoginMemory", "authenticate", "speculate"]
 
 _DIGESTS = {"SCRAM-SHA-1": "sha1", "SCRAM-SHA-256": "sha256"}
 _MIN_ITERATIONS = 4096
@@ -73,6 +42,9 @@ _MAX_ITERATIONS = 2_000_000
 # Servers ask for 15,000 unless told otherwise: a few milliseconds.
 _SHORT = 20_000
 _HEADER = b"n,,"
+# How servers say that they have no such command or mechanism: BadValue,
+# CommandNotFound, MechanismUnavailable, CommandNotSupported.
+_DROPPED_CODES = (2, 59, 334, 115)
 
 
 class KeyCache:
@@ -103,6 +75,17 @@ class KeyCache:
         return known
 
 
+@dataclass(slots=True)
+class LoginMemory:
+    """
+    What one client remembers between log-ins.
+    """
+
+    keys: KeyCache = field(default_factory=KeyCache)
+    tokens: TokenCache = field(default_factory=TokenCache)
+    aws: AWSKeyCache = field(default_factory=AWSKeyCache)
+
+
 class _Scram:
     """One SCRAM conversation's arithmetic."""
 
@@ -116,11 +99,7 @@ class _Scram:
         username, password = credentials.username or "", credentials.password or ""
         if mechanism == "SCRAM-SHA-1":
             # The server stores this digest in place of the password.
-            self._secret = (
-                md5(f"{username}:mongo:{password}".encode(), usedforsecurity=False)
-                .hexdigest()
-                .encode()
-            )
+            self._secret = _password_digest(username, password).encode()
         else:
             self._secret = saslprep(password).encode()
         name = username.encode().replace(b"=", b"=3D").replace(b",", b"=2C")
@@ -130,13 +109,12 @@ class _Scram:
 
     def start(self) -> dict[str, Any]:
         """The C{saslStart} command."""
-        return {
-            "saslStart": 1,
-            "mechanism": self.mechanism,
-            "payload": _HEADER + self._first_bare,
-            "autoAuthorize": 1,
-            "options": {"skipEmptyExchange": True},
-        }
+        return sasl_start(
+            self.mechanism,
+            _HEADER + self._first_bare,
+            autoAuthorize=1,
+            options={"skipEmptyExchange": True},
+        )
 
     def prove(self, server_first: bytes) -> Generator[Derivation, bytes, bytes]:
         """The message that proves that we know the password."""
@@ -147,11 +125,11 @@ class _Scram:
             if b"m" in fields:
                 raise ValueError("an extension that must be understood")
         except (KeyError, ValueError) as error:
-            raise _distrust("the server's SCRAM challenge cannot be read") from error
+            raise distrust("the server's SCRAM challenge cannot be read") from error
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
-            raise _distrust("the server's SCRAM nonce does not continue ours")
+            raise distrust("the server's SCRAM nonce does not continue ours")
         if not _MIN_ITERATIONS <= iterations <= _MAX_ITERATIONS:
-            raise _distrust(
+            raise distrust(
                 f"the server asks for {iterations} SCRAM iterations, which is outside "
                 f"{_MIN_ITERATIONS} to {_MAX_ITERATIONS}"
             )
@@ -172,19 +150,20 @@ class _Scram:
         """Check that the server knows the password, too."""
         fields = _fields(server_final)
         if b"e" in fields:
-            raise _distrust(f"the server refused: {fields[b'e'].decode('utf-8', 'replace')}")
+            raise distrust(f"the server refused: {fields[b'e'].decode('utf-8', 'replace')}")
         try:
             signature = b64decode(fields.get(b"v", b""), validate=True)
         except ValueError:
             signature = b""
         if not hmac.compare_digest(signature, self._server_signature):
-            raise _distrust(
+            raise distrust(
                 "the server could not prove that it knows the password: is it the right server?"
             )
 
 
-def _distrust(reason: str) -> OperationFailure:
-    return OperationFailure(reason, AUTHENTICATION_FAILED)
+def _password_digest(username: str, password: str) -> str:
+    """What servers store in place of a password, but for SHA-256."""
+    return md5(f"{username}:mongo:{password}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _hash(data: bytes, digest: str) -> bytes:
@@ -197,10 +176,12 @@ def _fields(message: bytes) -> dict[bytes, bytes]:
 
 
 def speculate(
-    credentials: Credentials, nonce: Callable[[], bytes], keys: KeyCache
-) -> tuple[dict[str, Any], _Scram | None] | None:
+    credentials: Credentials, nonce: Callable[[], bytes], memory: LoginMemory, host: str = ""
+) -> tuple[dict[str, Any], _Scram | str | None] | None:
     """
     The first step of logging in, to be sent along with C{hello}.
+
+    @param host: the server's name or literal address.
 
     @return: what C{speculativeAuthenticate} is, and the state to give to
         L{authenticate}; C{None} where the mechanism has no such thing.
@@ -208,12 +189,14 @@ def speculate(
     mechanism = credentials.mechanism
     if mechanism == "MONGODB-X509":
         return {**_x509(credentials), "db": "$external"}, None
+    if mechanism == "MONGODB-OIDC":
+        return auth_oidc.speculation(credentials, memory.tokens, host)
     if mechanism == "DEFAULT":
         mechanism = "SCRAM-SHA-256"
     if mechanism not in _DIGESTS:
         return None
     try:
-        scram = _Scram(credentials, mechanism, nonce(), keys)
+        scram = _Scram(credentials, mechanism, nonce(), memory.keys)
     except ConfigurationError:
         # SHA-256 does not allow this password; SHA-1, if it comes to that, may.
         return None
@@ -225,74 +208,75 @@ def authenticate(
     *,
     mechanisms: list[str] | None,
     nonce: Callable[[], bytes],
-    keys: KeyCache,
-    begun: _Scram | None = None,
+    memory: LoginMemory,
+    host: str = "",
+    begun: _Scram | str | None = None,
     reply: Mapping[str, Any] | None = None,
 ) -> Conversation:
     """
-    Log in.  Yields each L{Step}, to be sent its reply, and each
-    L{Derivation}, to be sent its key.
+    Log in.
 
     @param mechanisms: what the server has for the user
         (C{saslSupportedMechs}).
+    @param host: the server's name or literal address.
     @param begun: what L{speculate} gave.
     @param reply: the server's C{speculativeAuthenticate}.
 
+    @return: the OIDC access token that did it, C{None} otherwise.
     @raise OperationFailure: the server refuses, or is not what it says.
     @raise NotPrimaryError: the server is shutting down.
-    @raise ConfigurationError: the mechanism is not supported.
+    @raise ConfigurationError: the mechanism is not supported, or lacks
+        something.
     """
     mechanism = credentials.mechanism
     if mechanism == "DEFAULT":
         known = mechanisms is not None and "SCRAM-SHA-256" in mechanisms
         mechanism = "SCRAM-SHA-256" if known else "SCRAM-SHA-1"
-    if mechanism == "MONGODB-X509":
-        if reply is None:
-            _check((yield Step("$external", _x509(credentials))), credentials)
-    elif mechanism == "PLAIN":
-        yield from _plain(credentials)
-    elif mechanism in _DIGESTS:
-        if begun is None or reply is None or begun.mechanism != mechanism:
-            begun = _Scram(credentials, mechanism, nonce(), keys)
+    if mechanism in _DIGESTS:
+        if not isinstance(begun, _Scram) or reply is None or begun.mechanism != mechanism:
+            begun = _Scram(credentials, mechanism, nonce(), memory.keys)
             reply = yield Step(credentials.source, begun.start())
-            _check(reply, credentials)
+            check_reply(reply, credentials)
         # A speculative reply is there only if it succeeded, and has no "ok".
         yield from _scram(credentials, begun, reply)
+    elif mechanism == "MONGODB-X509":
+        if reply is None:
+            check_reply((yield Step("$external", _x509(credentials))), credentials)
+    elif mechanism == "PLAIN":
+        yield from _plain(credentials)
+    elif mechanism == "MONGODB-AWS":
+        yield from auth_aws.converse(credentials, nonce, memory.aws)
+    elif mechanism == "MONGODB-OIDC":
+        spoken = begun if isinstance(begun, str) else None
+        return (yield from auth_oidc.converse(credentials, memory.tokens, host, spoken, reply))
+    elif mechanism == "GSSAPI":
+        yield from auth_gssapi.converse(credentials, host)
+    elif mechanism == "MONGODB-CR":
+        yield from _challenge_response(credentials)
     else:
         raise ConfigurationError(f"authMechanism={mechanism} is not supported by this version")
+    return None
 
 
-def _scram(credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]) -> Conversation:
+def _scram(
+    credentials: Credentials, scram: _Scram, reply: Mapping[str, Any]
+) -> Generator[Step | Derivation, Any, None]:
     identifier = reply.get("conversationId")
-    proof = yield from scram.prove(_payload(reply))
-    reply = yield Step(scram.source, _continue(identifier, proof))
-    _check(reply, credentials)
-    scram.verify(_payload(reply))
+    proof = yield from scram.prove(payload_of(reply))
+    reply = yield Step(scram.source, sasl_continue(identifier, proof))
+    check_reply(reply, credentials)
+    scram.verify(payload_of(reply))
     if not reply.get("done"):
-        reply = yield Step(scram.source, _continue(identifier, b""))
-        _check(reply, credentials)
+        reply = yield Step(scram.source, sasl_continue(identifier, b""))
+        check_reply(reply, credentials)
         if not reply.get("done"):
-            raise _distrust("the server does not end the SCRAM conversation")
+            raise distrust("the server does not end the SCRAM conversation")
 
 
-def _payload(reply: Mapping[str, Any]) -> bytes:
-    payload = reply.get("payload")
-    return payload if isinstance(payload, bytes) else b""
-
-
-def _continue(identifier: Any, payload: bytes) -> dict[str, Any]:
-    return {"saslContinue": 1, "conversationId": identifier, "payload": payload}
-
-
-def _plain(credentials: Credentials) -> Conversation:
+def _plain(credentials: Credentials) -> Generator[Step, Any, None]:
     payload = f"\0{credentials.username}\0{credentials.password}".encode()
-    start = {
-        "saslStart": 1,
-        "mechanism": "PLAIN",
-        "payload": payload,
-        "autoAuthorize": 1,
-    }
-    _check((yield Step(credentials.source, start)), credentials)
+    start = sasl_start("PLAIN", payload, autoAuthorize=1)
+    check_reply((yield Step(credentials.source, start)), credentials)
 
 
 def _x509(credentials: Credentials) -> dict[str, Any]:
@@ -302,11 +286,25 @@ def _x509(credentials: Credentials) -> dict[str, Any]:
     return body
 
 
-def _check(reply: Mapping[str, Any], credentials: Credentials) -> None:
-    if reply.get("ok"):
-        return
+def _challenge_response(credentials: Credentials) -> Generator[Step, Any, None]:
+    """MONGODB-CR, which servers have had until 3.6."""
+    reply = yield Step(credentials.source, {"getnonce": 1})
+    nonce = reply.get("nonce")
+    if not reply.get("ok") or not isinstance(nonce, str):
+        _refuse_challenge_response(credentials, reply)
+    username = credentials.username or ""
+    digest = _password_digest(username, credentials.password or "")
+    key = md5(f"{nonce}{username}{digest}".encode(), usedforsecurity=False).hexdigest()
+    body = {"authenticate": 1, "user": username, "nonce": nonce, "key": key}
+    reply = yield Step(credentials.source, body)
+    if not reply.get("ok") and reply.get("code") in _DROPPED_CODES:
+        _refuse_challenge_response(credentials, reply)
+    check_reply(reply, credentials)
+
+
+def _refuse_challenge_response(credentials: Credentials, reply: Mapping[str, Any]) -> None:
     text = (
-        f"user {credentials.username!r} could not log in to {credentials.source!r}: "
-        f"{reply.get('errmsg', 'no reason given')}"
+        f"the server does not do MONGODB-CR ({reply.get('errmsg', 'no reason given')}), which "
+        "MongoDB 4.0 has dropped: leave authMechanism out, or use SCRAM-SHA-1"
     )
-    raise_command_error({"code": AUTHENTICATION_FAILED, **reply, "errmsg": text}, None)
+    check_reply({**reply, "ok": 0, "errmsg": text}, credentials)

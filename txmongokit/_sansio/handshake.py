@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,14 +17,8 @@ from pymongo.driver_info import DriverInfo
 from pymongo.server_type import SERVER_TYPE
 
 from txmongokit._pymongo import Hello, raise_command_error
-from txmongokit._sansio.auth import (
-    Conversation,
-    Derivation,
-    KeyCache,
-    Step,
-    authenticate,
-    speculate,
-)
+from txmongokit._sansio.auth import LoginMemory, authenticate, speculate
+from txmongokit._sansio.conversation import Conversation, Step, Wanted
 from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.options import Credentials
 from txmongokit.types import Address, ConnectionInfo, format_address
@@ -33,6 +27,7 @@ __all__ = [
     "HandshakeResult",
     "api_declaration",
     "client_metadata",
+    "declaring",
     "function_as_a_service",
     "handshake",
 ]
@@ -51,11 +46,13 @@ class HandshakeResult:
 
     @ivar compressors: those that both sides know, ours first.
     @ivar hello: the server's whole reply.
+    @ivar token: the OIDC access token that logged in, if it was one.
     """
 
     info: ConnectionInfo
     compressors: tuple[str, ...]
     hello: Mapping[str, Any]
+    token: str | None = field(default=None, repr=False)
 
 
 def client_metadata(
@@ -204,16 +201,14 @@ def handshake(
     compressors: Sequence[str],
     server_api: Any,
     nonce: Callable[[], bytes],
-    key_cache: KeyCache,
-) -> Generator[Step | Derivation, Any, HandshakeResult]:
+    memory: LoginMemory,
+) -> Generator[Wanted, Any, HandshakeResult]:
     """
     Introduce ourselves and log in.
 
-    Yields commands, to be sent uncompressed; is sent their replies, whether
-    C{ok} or not.  Yields a L{Derivation} where one is long; is sent its key.
-
     @param credentials: C{None} to leave logging in out.
-    @param nonce: gives random bytes.
+    @param nonce: gives 32 random bytes.
+    @param memory: what earlier log-ins have left.
 
     @raise OperationFailure: logging in failed, or C{hello} did.
     @raise NotPrimaryError: the server is shutting down.
@@ -233,7 +228,7 @@ def handshake(
     if credentials is not None:
         if credentials.mechanism == "DEFAULT":
             body["saslSupportedMechs"] = f"{credentials.source}.{credentials.username}"
-        speculation = speculate(credentials, nonce, key_cache)
+        speculation = speculate(credentials, nonce, memory, address[0])
         if speculation is not None:
             body["speculativeAuthenticate"], begun = speculation
     declared = api_declaration(server_api)
@@ -248,19 +243,21 @@ def handshake(
     _check_types(address, reply)
     hello = Hello(dict(reply))
     info = _info(address, hello)
+    token = None
     if credentials is not None and info.server_type != SERVER_TYPE.RSArbiter:
         conversation = authenticate(
             credentials,
             mechanisms=reply.get("saslSupportedMechs"),
             nonce=nonce,
-            keys=key_cache,
+            memory=memory,
+            host=address[0],
             begun=begun,
             reply=reply.get("speculativeAuthenticate"),
         )
-        yield from _declaring(conversation, declared)
+        token = yield from declaring(conversation, declared)
     offered = reply.get("compression") or ()
     agreed = tuple(name for name in compressors if name in offered)
-    return HandshakeResult(info, agreed, reply)
+    return HandshakeResult(info, agreed, reply, token)
 
 
 def api_declaration(server_api: Any) -> dict[str, Any]:
@@ -275,16 +272,28 @@ def api_declaration(server_api: Any) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conversation:
-    step = next(conversation, None)
-    while step is not None:
-        if isinstance(step, Step):
-            step = Step(step.database, {**step.body, **declared})
-        reply = yield step
-        try:
-            step = conversation.send(reply)
-        except StopIteration:
-            return
+def declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conversation:
+    """
+    The same conversation, with the stable API in each of its commands.
+
+    @param declared: see L{api_declaration}.
+    """
+    try:
+        wanted = next(conversation)
+        while True:
+            if isinstance(wanted, Step):
+                wanted = Step(wanted.database, {**wanted.body, **declared})
+            try:
+                answer = yield wanted
+            except Exception as error:
+                wanted = conversation.throw(error)
+            else:
+                wanted = conversation.send(answer)
+    except StopIteration as stop:
+        token: str | None = stop.value
+        return token
+    finally:
+        conversation.close()
 
 
 # What is used here, and must therefore be what it should be.
