@@ -38,7 +38,17 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "txmongokit"
 
-VALUES = ("types", "errors", "options", "filter", "interfaces", "_pymongo", "rawbson", "uri")
+VALUES = (
+    "types",
+    "errors",
+    "credentials",
+    "options",
+    "filter",
+    "interfaces",
+    "_pymongo",
+    "rawbson",
+    "uri",
+)
 API = (
     "transactions",
     "sessions",

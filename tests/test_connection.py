@@ -219,7 +219,7 @@ class AuthenticateTests(SynchronousTestCase):
         attempts = self.server.attempts
         for done, kind in (
             (self.log_in("CN=stranger"), OperationFailure),
-            (self.client.authenticate("db", "u", "p", "MONGODB-CR"), ConfigurationError),
+            (self.client.authenticate("db", "u", "p", "MONGODB-OIDC"), ConfigurationError),
             (self.client.authenticate("db", "u", "p", "PLAIN"), ConfigurationError),
             (self.client["db"].authenticate("u", None), ConfigurationError),
         ):

@@ -31,9 +31,11 @@ from txmongokit._net.logs import log_levels as parse_log_levels
 from txmongokit._net.observation import Observer
 from txmongokit._net.srv import SrvResolver
 from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
+from txmongokit._net.tracing import SessionTrace, make_tracing, tracing_options
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState, admitted
+from txmongokit.credentials import WITH_PASSWORD
 from txmongokit.database import Database
 from txmongokit.deployment import Deployment
 from txmongokit.errors import ConfigurationError, PyMongoError
@@ -83,9 +85,16 @@ class ConnectionPool(Deployment):
     @param resolver: looks up the names of a C{mongodb+srv} connection string: a
         L{twisted.internet.interfaces.IResolver}, by default one that asks the
         system's name servers.
+    @param agent: asks for AWS keys and OIDC tokens over HTTP: an
+        L{twisted.web.iweb.IAgent}, by default Twisted's own.
     @param log_levels: what is logged, as C{{"command": "debug"}}; the components
         are C{command}, C{topology}, C{serverSelection} and C{connection}.
         It overrides the environment's C{MONGODB_LOG_COMMAND} and so on.
+    @param tracing: whether operations and commands have OpenTelemetry spans:
+        C{True}, C{False}, or a dict with C{enabled} and
+        C{query_text_max_length}.  It overrides the environment's
+        C{OTEL_PYTHON_INSTRUMENTATION_MONGODB_ENABLED} and
+        C{OTEL_PYTHON_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH}.
     @param kwargs: any URI option by name, which overrides the URI's.
 
     @raise txmongokit.errors.ConfigurationError: an option is unknown or
@@ -102,7 +111,9 @@ class ConnectionPool(Deployment):
         reactor: Any = None,
         endpoint_factory: EndpointFactory | None = None,
         resolver: Any = None,
+        agent: Any = None,
         log_levels: Mapping[str, str] | None = None,
+        tracing: bool | Mapping[str, Any] | None = None,
         driver: DriverInfo | None = None,
         **kwargs: Any,
     ) -> None:
@@ -120,13 +131,16 @@ class ConnectionPool(Deployment):
         self._uri = uri
         self._client_options = client_options
         self._reactor = reactor
-        self._connector = Connector(reactor, client_options, ssl_context_factory, endpoint_factory)
+        self._connector = Connector(
+            reactor, client_options, ssl_context_factory, endpoint_factory, agent
+        )
         if driver is not None:
             self._connector.append_metadata(driver)
         topology_id = ObjectId()
         levels = parse_log_levels(log_levels, os.environ)
         log = StructuredLog(levels, os.environ)
-        observer = Observer(client_options.event_listeners, topology_id, log)
+        self._tracing = make_tracing(tracing_options(tracing, os.environ))
+        observer = Observer(client_options.event_listeners, topology_id, log, self._tracing)
         random = Random()
         self._topology = Topology(
             reactor,
@@ -238,6 +252,8 @@ class ConnectionPool(Deployment):
             self._topology.start()
         except PyMongoError:
             return fail()
+        if self._tracing is not None:
+            return self._tracing.run(self._executor.run, command, session)
         return self._executor.run(command, session)
 
     def stream(
@@ -254,6 +270,10 @@ class ConnectionPool(Deployment):
             self._topology.start()
         except PyMongoError:
             return fail()
+        if self._tracing is not None:
+            return self._tracing.run(
+                lambda *what: self._executor.stream(*what, on_result), command, session
+            )
         return self._executor.stream(command, session, on_result)
 
     def seconds(self) -> float:
@@ -328,6 +348,8 @@ class ConnectionPool(Deployment):
             snapshot=snapshot,
             default_transaction_options=default_transaction_options,
         )
+        if self._tracing is not None:
+            state.trace = SessionTrace(self._tracing)
         return ClientSession(self, state)
 
     def aconnect(self) -> Deferred[None]:
@@ -375,7 +397,7 @@ class ConnectionPool(Deployment):
             "mongodb://localhost",
             username=username,
             password=password,
-            authsource="$external" if mechanism == "MONGODB-X509" else database,
+            authsource=database if mechanism in WITH_PASSWORD else "$external",
             authmechanism=mechanism,
         ).credentials
         assert credentials is not None

@@ -39,6 +39,14 @@ from pymongo.server_api import ServerApi
 from pymongo.write_concern import WriteConcern
 
 from txmongokit._pymongo import is_public_suffix
+from txmongokit.credentials import (
+    HUMAN_SECONDS,
+    WITH_PASSWORD,
+    Credentials,
+    check_source,
+    check_user,
+    mechanism_properties,
+)
 from txmongokit.errors import ConfigurationError, InvalidURI
 from txmongokit.types import Address
 from txmongokit.uri import (
@@ -78,28 +86,10 @@ _LISTENERS = (
     ServerListener,
     TopologyListener,
 )
-_SUPPORTED_MECHANISMS = ("DEFAULT", "SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN")
 # Server monitoring specification.
 _SHORTEST_HEARTBEAT = 0.5
 # RFC 1929.
 _LONGEST_LOGIN = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """
-    Who logs in, and how.
-
-    @ivar source: the database that knows the user.
-    @ivar mechanism: C{DEFAULT} negotiates.
-    @ivar properties: the mechanism's own (C{authMechanismProperties}).
-    """
-
-    username: str | None
-    password: str | None = field(repr=False)
-    source: str
-    mechanism: str
-    properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +210,7 @@ class ClientOptions:
 
 
 _OBJECTS: Mapping[str, Any] = {
+    "authoidcallowedhosts": list,
     "codec_options": CodecOptions,
     "document_class": object,
     "driver": DriverInfo,
@@ -235,10 +226,7 @@ _OBJECTS: Mapping[str, Any] = {
 """Keyword arguments that are no URI options, and what each must be."""
 
 _CALLABLES = ("server_selector", "srv_host_validator")
-_UNSUPPORTED = {
-    "auto_encryption_opts": "client-side field level encryption",
-    "authoidcallowedhosts": "MONGODB-OIDC",
-}
+_UNSUPPORTED = {"auto_encryption_opts": "client-side field level encryption"}
 KEYWORDS = (*_OBJECTS, *_CALLABLES, *_UNSUPPORTED, "event_listeners", "connection_sharing")
 """Every keyword argument that a connection string cannot give."""
 
@@ -307,20 +295,13 @@ def check_supported(options: ClientOptions) -> None:
     """
     Refuse what a specification allows and this version cannot do.
 
-    @raise ConfigurationError: a mechanism of authentication is not supported, a
-        password is missing, or a file cannot be read.
+    @raise ConfigurationError: a password is missing, or a file cannot be read.
     """
     credentials = options.credentials
-    if credentials is not None:
-        if credentials.mechanism not in _SUPPORTED_MECHANISMS:
-            raise ConfigurationError(
-                f"authMechanism={credentials.mechanism} is not supported by this version: "
-                f"use one of {', '.join(_SUPPORTED_MECHANISMS)}"
-            )
-        if credentials.mechanism != "MONGODB-X509" and not credentials.password:
-            raise ConfigurationError(
-                f"user {credentials.username!r} has no password: write mongodb://user:password@host"
-            )
+    if credentials is not None and credentials.lacks_password:
+        raise ConfigurationError(
+            f"user {credentials.username!r} has no password: write mongodb://user:password@host"
+        )
     if options.tls is not None:
         for name, path in (
             ("tlsCAFile", options.tls.ca_file),
@@ -459,7 +440,8 @@ def _assemble(
         max_idle_time=taken.take("maxidletimems") or None,
         max_connecting=taken.take("maxconnecting", 2),
         # A wait of nothing could never see a connection made.
-        wait_queue_timeout=taken.take("waitqueuetimeoutms") or selection_timeout or 30.0,
+        wait_queue_timeout=taken.take("waitqueuetimeoutms")
+        or _usual_wait(selection_timeout, credentials),
         wait_queue_size=taken.take("waitqueuesize"),
         wait_queue_multiple=taken.take("waitqueuemultiple"),
         connection_sharing=sharing,
@@ -479,6 +461,11 @@ def _assemble(
     _check_pool(options)
     _take_without_effect(taken, notes)
     return options
+
+
+def _usual_wait(selection_timeout: float, credentials: Credentials | None) -> float:
+    human = credentials is not None and credentials.of_human
+    return (selection_timeout or 30.0) + (HUMAN_SECONDS if human else 0.0)
 
 
 def _take_without_effect(taken: _Taken, notes: list[str]) -> None:
@@ -599,92 +586,17 @@ def _credentials(
     if username == "":
         raise ConfigurationError("the user name is empty: write it before the ':' of user:password")
     mechanism = mechanism or "DEFAULT"
-    properties = _mechanism_properties(mechanism, properties)
-    _check_user(mechanism, username, password, properties)
-    _check_source(mechanism, source)
-    outside = mechanism not in ("DEFAULT", "SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN")
+    hosts = objects.get("authoidcallowedhosts")
+    properties = mechanism_properties(mechanism, properties, hosts)
+    check_user(mechanism, username, password, properties)
+    check_source(mechanism, source)
+    outside = mechanism not in WITH_PASSWORD
     otherwise = "$external" if outside or mechanism == "PLAIN" else "admin"
     database = None if outside else connection.database
     return (
         Credentials(username, password, source or database or otherwise, mechanism, properties),
         source,
     )
-
-
-_PROPERTIES = {
-    "GSSAPI": ("SERVICE_NAME", "CANONICALIZE_HOST_NAME", "SERVICE_REALM", "SERVICE_HOST"),
-    "MONGODB-AWS": ("AWS_SESSION_TOKEN", "AWS_CREDENTIAL_PROVIDER"),
-    "MONGODB-OIDC": (
-        "ENVIRONMENT",
-        "TOKEN_RESOURCE",
-        "OIDC_CALLBACK",
-        "OIDC_HUMAN_CALLBACK",
-        "ALLOWED_HOSTS",
-    ),
-}
-_CANONICAL = ("none", "forward", "forwardAndReverse", "true", "false")
-_ENVIRONMENTS = ("test", "azure", "gcp", "k8s")
-
-
-def _mechanism_properties(mechanism: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked without showing any: some are passwords."""
-    allowed = _PROPERTIES.get(mechanism, ())
-    if not set(given) <= set(allowed):
-        hint = f"use {', '.join(allowed)}" if allowed else "leave them out"
-        raise ConfigurationError(
-            f"authMechanismProperties has what {mechanism} does not know: {hint}"
-        )
-    properties = dict(given)
-    if mechanism == "GSSAPI":
-        properties.setdefault("SERVICE_NAME", "mongodb")
-        if properties.get("CANONICALIZE_HOST_NAME", "none") not in _CANONICAL:
-            raise ConfigurationError(
-                "authMechanismProperties: CANONICALIZE_HOST_NAME must be none, forward or "
-                "forwardAndReverse"
-            )
-    if mechanism == "MONGODB-OIDC":
-        environment = properties.get("ENVIRONMENT")
-        callback = properties.keys() & {"OIDC_CALLBACK", "OIDC_HUMAN_CALLBACK"}
-        if (environment is None) != bool(callback):
-            raise ConfigurationError(
-                "MONGODB-OIDC needs either ENVIRONMENT or a callback in authMechanismProperties"
-            )
-        if environment is not None and environment not in _ENVIRONMENTS:
-            raise ConfigurationError(
-                f"authMechanismProperties: ENVIRONMENT must be one of {', '.join(_ENVIRONMENTS)}"
-            )
-        if (environment in ("azure", "gcp")) != ("TOKEN_RESOURCE" in properties):
-            raise ConfigurationError(
-                "authMechanismProperties: ENVIRONMENT azure and gcp, and no other, need "
-                "TOKEN_RESOURCE"
-            )
-    return properties
-
-
-def _check_user(
-    mechanism: str, username: str | None, password: str | None, properties: Mapping[str, Any]
-) -> None:
-    """Whether user and password are what the mechanism takes."""
-    if mechanism == "MONGODB-X509" and password is not None:
-        raise ConfigurationError("MONGODB-X509 takes no password: leave it out")
-    if mechanism == "MONGODB-AWS":
-        if (username is None) != (password is None):
-            raise ConfigurationError("MONGODB-AWS takes a key's id and its secret, or neither")
-        if username is None and "AWS_SESSION_TOKEN" in properties:
-            raise ConfigurationError("MONGODB-AWS: a session token needs user name and password")
-    if mechanism == "MONGODB-OIDC":
-        if password is not None:
-            raise ConfigurationError("MONGODB-OIDC takes no password: leave it out")
-        if username is not None and properties.get("ENVIRONMENT", "azure") != "azure":
-            raise ConfigurationError("MONGODB-OIDC takes no user name here: leave it out")
-    if username is None and mechanism not in ("MONGODB-X509", "MONGODB-AWS", "MONGODB-OIDC"):
-        raise ConfigurationError(f"authMechanism={mechanism} needs a user name in the URI")
-
-
-def _check_source(mechanism: str, source: str | None) -> None:
-    outside = mechanism in ("MONGODB-X509", "GSSAPI", "MONGODB-AWS", "MONGODB-OIDC")
-    if outside and source not in (None, "$external"):
-        raise ConfigurationError(f"{mechanism} needs authSource=$external")
 
 
 def _srv(
@@ -843,7 +755,7 @@ def _apply_txt(
     if options.auth_source is None and source is not None:
         credentials = options.credentials
         if credentials is not None:
-            _check_source(credentials.mechanism, source)
+            check_source(credentials.mechanism, source)
             credentials = replace(credentials, source=source)
         options = replace(options, auth_source=source, credentials=credentials)
     replica_set = _replica_set(taken)

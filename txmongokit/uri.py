@@ -48,6 +48,7 @@ MECHANISMS = (
     "GSSAPI",
     "MONGODB-AWS",
     "MONGODB-OIDC",
+    "MONGODB-CR",
 )
 """The mechanisms of the authentication specification."""
 

@@ -39,7 +39,6 @@ from twisted.internet.protocol import Factory
 
 from txmongokit._net.authenticator import Authenticator
 from txmongokit._net.ocsp import CertificateRefused, RevocationCheck
-from txmongokit._net.oidc import HUMAN_SECONDS
 from txmongokit._net.socks5 import Socks5Endpoint
 from txmongokit._net.tls import HostTLS, adapted_creator, connection_creator
 from txmongokit._pymongo import add_error_label
@@ -53,8 +52,9 @@ from txmongokit._sansio.handshake import (
     declaring,
     handshake,
 )
+from txmongokit.credentials import HUMAN_SECONDS, Credentials
 from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
-from txmongokit.options import ClientOptions, Credentials
+from txmongokit.options import ClientOptions
 from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
 
@@ -390,7 +390,7 @@ class Connector:
     def _patience(self, credentials: Credentials | None) -> float | None:
         """How long connecting may take: a human who logs in needs time."""
         limit = self._options.connect_timeout
-        human = credentials is not None and "OIDC_HUMAN_CALLBACK" in credentials.properties
+        human = credentials is not None and credentials.of_human
         return limit + HUMAN_SECONDS if limit and human else limit
 
     def _limited(self, attempt: _Attempt) -> Deferred[MongoProtocol]:

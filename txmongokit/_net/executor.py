@@ -49,6 +49,7 @@ from txmongokit.errors import (
     ConfigurationError,
     ExecutionTimeout,
     NetworkTimeout,
+    OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
 )
@@ -81,6 +82,7 @@ _NEVER_COMPRESSED = frozenset(
     }
 )
 _MAX_TIME_MS_EXPIRED = 50
+_REAUTHENTICATION_REQUIRED = 391
 
 
 class Executor:
@@ -280,11 +282,11 @@ class Executor:
     async def _rest(self, call: _Call, error: PyMongoError | None) -> Any:
         try:
             while True:
-                if error is not None:
+                if error is not None and not call.expired:
                     delay = self._judge(call, error)
-                    error = None
                     if delay:
                         await self.sleep(delay)
+                error = None
                 try:
                     return await self._attempt(call)
                 except PyMongoError as failed:
@@ -294,8 +296,11 @@ class Executor:
 
     async def _attempt(self, call: _Call) -> Any:
         """Send the command once; what its reply means."""
-        call.connection = None
-        server, connection = await self._acquire(call)
+        if call.expired:
+            server, connection = await self._logged_in_anew(call)
+        else:
+            call.connection = None
+            server, connection = await self._acquire(call)
         waiting = self._send(call, server, connection)
         try:
             raw = await waiting
@@ -312,8 +317,43 @@ class Executor:
             # First, so that who waits for the connection goes on with this session.
             self._release(call)
             return result
+        except OperationFailure as error:
+            # Kept for the new log-in, which there is one of.
+            call.expired = error.code == _REAUTHENTICATION_REQUIRED and not call.renewed
+            raise
         finally:
+            if not call.expired:
+                self._give_back(call)
+
+    async def _logged_in_anew(self, call: _Call) -> tuple[Server, PooledConnection]:
+        """
+        The connection that a command was refused on for want of a log-in,
+        with a new one (authentication specification, "Reauthentication").
+        """
+        server, connection, session = call.server, call.connection, call.session
+        assert server is not None
+        assert connection is not None
+        call.expired, call.renewed = False, True
+        try:
+            renewing = self._topology.reauthenticate(connection.protocol)
+            left = self._remaining(call, None)
+            if left is not None:
+                renewing.addTimeout(
+                    left, self._reactor, lambda result, timeout: self._give_up_log_in(call)
+                )
+            await renewing
+        except BaseException:
             self._give_back(call)
+            raise
+        if call.opened_transaction and session is not None and session.transaction is not None:
+            # It was turned away, so there is no transaction yet.
+            session.transaction.state = TransactionState.STARTING
+        # It is counted once more when the command is sent.
+        server.pool.operation_count -= 1
+        return server, connection
+
+    def _give_up_log_in(self, call: _Call) -> None:
+        raise self._time_is_up(call, None)
 
     def _judge(self, call: _Call, error: PyMongoError) -> float:
         """
@@ -706,6 +746,8 @@ class _Call:
         that it is overloaded; C{None} until then.
     @ivar number: the transaction number of a retryable write.
     @ivar implicit: the session that is given back at the end.
+    @ivar expired: whether the connection is kept, to be logged in on anew;
+        C{renewed} once it was.
     """
 
     __slots__ = (
@@ -715,6 +757,7 @@ class _Call:
         "deadline",
         "deprioritized",
         "event",
+        "expired",
         "first_error",
         "implicit",
         "limit",
@@ -722,6 +765,7 @@ class _Call:
         "opened_transaction",
         "operation_id",
         "preference",
+        "renewed",
         "sent",
         "server",
         "session",
@@ -746,6 +790,8 @@ class _Call:
         self.attempts = 0
         self.limit: float | None = None
         self.opened_transaction = False
+        self.expired = False
+        self.renewed = False
         self.event: CommandEvent | None = None
         self.sent = 0.0
         self.operation_id = 0

@@ -15,13 +15,9 @@ from twisted.python.failure import Failure
 
 from txmongokit._sansio.auth_oidc import environment_token
 from txmongokit._sansio.conversation import TokenWanted, Wanted, distrust
+from txmongokit.credentials import HUMAN_SECONDS
 
-__all__ = ["HUMAN_SECONDS", "TokenSource"]
-
-HUMAN_SECONDS = 300.0
-"""
-How long a human may take (authentication specification).
-"""
+__all__ = ["TokenSource"]
 
 _MACHINE_SECONDS = 60.0
 _VERSION = 1
@@ -85,7 +81,7 @@ class TokenSource:
 
     async def _called_back(self, wanted: TokenWanted) -> tuple[str, str | None]:
         properties, info = wanted.credentials.properties, wanted.idp_info
-        human = "OIDC_HUMAN_CALLBACK" in properties
+        human = wanted.credentials.of_human
         callback = properties["OIDC_HUMAN_CALLBACK" if human else "OIDC_CALLBACK"]
         context = OIDCCallbackContext(
             timeout_seconds=HUMAN_SECONDS if human else self._seconds,

@@ -48,6 +48,7 @@ from txmongokit.errors import (
     ServerSelectionTimeoutError,
 )
 from txmongokit.options import ClientOptions
+from txmongokit.protocol import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["NO_LOAD_BALANCERS", "Server", "Topology"]
@@ -356,6 +357,12 @@ class Topology:
                 description.error,
                 interrupt_in_use=isinstance(description.error, NetworkTimeout),
             )
+
+    def reauthenticate(self, protocol: MongoProtocol) -> Deferred[None]:
+        """
+        See L{Connector.reauthenticate}.
+        """
+        return self._connector.reauthenticate(protocol)
 
     def operation_failed(
         self, server: Server, error: Exception, generation: int, *, handshaken: bool = True

@@ -38,8 +38,8 @@ from txmongokit._sansio.conversation import (
     sasl_continue,
     sasl_start,
 )
+from txmongokit.credentials import Credentials
 from txmongokit.errors import ConfigurationError
-from txmongokit.options import Credentials
 
 __all__ = ["AWSKeyCache", "AWSKeys", "authorization", "converse", "find_keys", "region_of"]
 

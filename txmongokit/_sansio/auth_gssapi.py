@@ -22,7 +22,7 @@ from txmongokit._sansio.conversation import (
     sasl_continue,
     sasl_start,
 )
-from txmongokit.options import Credentials
+from txmongokit.credentials import Credentials
 
 __all__ = ["converse"]
 

@@ -33,8 +33,8 @@ from txmongokit._sansio.conversation import (
     sasl_continue,
     sasl_start,
 )
+from txmongokit.credentials import Credentials
 from txmongokit.errors import ConfigurationError, OperationFailure
-from txmongokit.options import Credentials
 
 __all__ = ["DEFAULT_ALLOWED_HOSTS", "TokenCache", "converse", "environment_token", "speculation"]
 
@@ -146,7 +146,7 @@ def converse(
         if not _refused(reply, credentials, tokens, known):
             return known
         yield Pause(_PAUSE)
-    if "OIDC_HUMAN_CALLBACK" in credentials.properties:
+    if credentials.of_human:
         return (yield from _human(credentials, tokens))
     token: str = yield TokenWanted(credentials, tokens)
     reply = yield Step("$external", _start(token))
@@ -216,7 +216,7 @@ def _idp_info(payload: bytes) -> Mapping[str, Any]:
 
 
 def _is_allowed(credentials: Credentials, host: str) -> bool:
-    if "OIDC_HUMAN_CALLBACK" not in credentials.properties:
+    if not credentials.of_human:
         return True
     host = host.lower()
     allowed = credentials.properties.get("ALLOWED_HOSTS", DEFAULT_ALLOWED_HOSTS)

@@ -15,8 +15,8 @@ from hashlib import pbkdf2_hmac
 from typing import Any, NamedTuple, Protocol
 
 from txmongokit._pymongo import raise_command_error
+from txmongokit.credentials import Credentials
 from txmongokit.errors import OperationFailure
-from txmongokit.options import Credentials
 
 __all__ = [
     "AUTHENTICATION_FAILED",
