@@ -122,7 +122,8 @@ class BodyTests(ExecutorTestCase):
         """Operations one after the other share a session, those at once do not."""
         for _ in range(2):
             self.do(self.things.insert_one({}))
-        together = [self.things.insert_one({}) for _ in range(2)]
+        things = self.things.with_options(write_concern=WriteConcern(1))
+        together = [things.insert_one({}) for _ in range(2)]
         for each in together:
             self.do(each)
         ids = [body["lsid"]["id"] for body in self.server.commands]
@@ -179,6 +180,43 @@ class BodyTests(ExecutorTestCase):
         self.fails(self.things.insert_one({"a": "x" * (17 << 20)}), DocumentTooLarge)
         self.do(self.things.insert_one({}))
         self.assertEqual(self.server.names(), ["insert"])
+
+
+class SharingTests(ExecutorTestCase):
+    """Who shares a connection with others."""
+
+    def connections(self, *operations: Callable[[], Deferred[Any]]) -> int:
+        """How many connections operations at one time take."""
+        client = self.new_client()
+        before = len(self.server.connections)
+        things = client["db"]["things"]
+        self.things = things
+        self.do(client["db"].command("ping"))
+        pending = [operation() for operation in operations]
+        self.network.flush()
+        for each in pending:
+            self.successResultOf(each)
+        # One is the monitor's, another its stopwatch's.
+        return len(self.server.connections) - before - 1
+
+    def test_point_commands(self) -> None:
+        """Point commands share one, others have their own."""
+        self.server.on_command = lambda body: found() if "find" in body else {"ok": 1.0, "n": 1}
+        short = [lambda: self.things.find_one({"_id": 1})] * 3
+        self.assertEqual(self.connections(*short), 1)
+        acknowledged_by_one = [
+            lambda: self.things.with_options(write_concern=WriteConcern(1)).insert_one({})
+        ] * 3
+        self.assertEqual(self.connections(*acknowledged_by_one), 1)
+        self.assertEqual(self.connections(*[lambda: self.things.find_one({"a": 1})] * 3), 3)
+
+    def test_waiting_for_others(self) -> None:
+        """
+        What waits for other members of a set does not share: a write by the
+        set's own default, which may be a majority, and a read after it on a
+        secondary.
+        """
+        self.assertEqual(self.connections(*[lambda: self.things.insert_one({})] * 3), 3)
 
 
 class RetryTests(ExecutorTestCase):

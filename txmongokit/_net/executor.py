@@ -122,6 +122,8 @@ class Executor:
         call.deadline = self._deadline(command, session)
         if session is None and command.name not in _SESSION_ENDING:
             call.session = call.implicit = self.take_session()
+        if call.shareable and not self._topology.standalone:
+            call.shareable = _waits_for_nobody(command, session)
         try:
             server = None if self._observer.selections else self._select_now(call)
             if server is not None:
@@ -802,6 +804,16 @@ class _Call:
             and not command.options.write_concern.acknowledged
             and not in_transaction
         )
+
+
+def _waits_for_nobody(command: Command[Any], session: SessionState | None) -> bool:
+    """Whether a point command is short on a replica set, too."""
+    options = command.options
+    if command.is_write:
+        # What the set asks for by default may be a majority.
+        return not options.write_concern.is_server_default
+    # A secondary may have to catch up with what the session has seen.
+    return session is None or session.operation_time is None or not options.read_preference.mode
 
 
 def _failure_document(error: BaseException) -> dict[str, Any]:

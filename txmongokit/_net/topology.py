@@ -89,6 +89,7 @@ class Topology:
 
     @ivar description: the current L{TopologyDescription}.
     @ivar cluster_time: the latest C{$clusterTime} that any reply carried.
+    @ivar standalone: whether it is a single server without replication.
 
     @param observer: told of whatever changes.
     @param resolver: asks DNS about a C{mongodb+srv} connection string.
@@ -121,6 +122,7 @@ class Topology:
         self._upkeep: LoopingCall | None = None
         self._closed = False
         self.cluster_time: Mapping[str, Any] | None = None
+        self.standalone = False
         self.description: TopologyDescription = initial_description(options)
 
     def start(self) -> None:
@@ -420,6 +422,10 @@ class Topology:
         self._primary = None
         self._single_secondary = self.description.topology_type == TOPOLOGY_TYPE.Single and any(
             server.server_type in (SERVER_TYPE.RSSecondary, SERVER_TYPE.RSOther)
+            for server in self.description.server_descriptions().values()
+        )
+        self.standalone = any(
+            server.server_type == SERVER_TYPE.Standalone
             for server in self.description.server_descriptions().values()
         )
         try:
