@@ -95,6 +95,7 @@ _THIRD_PARTIES = {
         "OpenSSL",
         "service_identity",
         "cryptography",
+        "opentelemetry",
     ),
     "api": (
         *_BSON,

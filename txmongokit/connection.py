@@ -31,6 +31,7 @@ from txmongokit._net.logs import log_levels as parse_log_levels
 from txmongokit._net.observation import Observer
 from txmongokit._net.srv import SrvResolver
 from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
+from txmongokit._net.tracing import SessionTrace, make_tracing, tracing_options
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit._sansio.transactions import ServerSessionPool, SessionState, admitted
@@ -89,6 +90,11 @@ class ConnectionPool(Deployment):
     @param log_levels: what is logged, as C{{"command": "debug"}}; the components
         are C{command}, C{topology}, C{serverSelection} and C{connection}.
         It overrides the environment's C{MONGODB_LOG_COMMAND} and so on.
+    @param tracing: whether operations and commands have OpenTelemetry spans:
+        C{True}, C{False}, or a dict with C{enabled} and
+        C{query_text_max_length}.  It overrides the environment's
+        C{OTEL_PYTHON_INSTRUMENTATION_MONGODB_ENABLED} and
+        C{OTEL_PYTHON_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH}.
     @param kwargs: any URI option by name, which overrides the URI's.
 
     @raise txmongokit.errors.ConfigurationError: an option is unknown or
@@ -107,6 +113,7 @@ class ConnectionPool(Deployment):
         resolver: Any = None,
         agent: Any = None,
         log_levels: Mapping[str, str] | None = None,
+        tracing: bool | Mapping[str, Any] | None = None,
         driver: DriverInfo | None = None,
         **kwargs: Any,
     ) -> None:
@@ -132,7 +139,8 @@ class ConnectionPool(Deployment):
         topology_id = ObjectId()
         levels = parse_log_levels(log_levels, os.environ)
         log = StructuredLog(levels, os.environ)
-        observer = Observer(client_options.event_listeners, topology_id, log)
+        self._tracing = make_tracing(tracing_options(tracing, os.environ))
+        observer = Observer(client_options.event_listeners, topology_id, log, self._tracing)
         random = Random()
         self._topology = Topology(
             reactor,
@@ -244,6 +252,8 @@ class ConnectionPool(Deployment):
             self._topology.start()
         except PyMongoError:
             return fail()
+        if self._tracing is not None:
+            return self._tracing.run(self._executor.run, command, session)
         return self._executor.run(command, session)
 
     def stream(
@@ -260,7 +270,13 @@ class ConnectionPool(Deployment):
             self._topology.start()
         except PyMongoError:
             return fail()
-        return self._executor.stream(command, session, on_result)
+        if self._tracing is None:
+            return self._executor.stream(command, session, on_result)
+
+        def stream(command: Command[Any], session: SessionState | None) -> Deferred[None]:
+            return self._executor.stream(command, session, on_result)
+
+        return self._tracing.run(stream, command, session)
 
     def seconds(self) -> float:
         """
@@ -334,6 +350,8 @@ class ConnectionPool(Deployment):
             snapshot=snapshot,
             default_transaction_options=default_transaction_options,
         )
+        if self._tracing is not None:
+            state.trace = SessionTrace(self._tracing)
         return ClientSession(self, state)
 
     def aconnect(self) -> Deferred[None]:

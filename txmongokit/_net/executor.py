@@ -720,6 +720,7 @@ class Executor:
             address=protocol.address,
             server_connection_id=connection.info.connection_id,
             driver_connection_id=connection.number,
+            command=call.command,
         )
         call.sent = self._reactor.seconds()
         self._observer.command_started(event)

@@ -69,17 +69,21 @@ class CommandEvent:
     @ivar body: the whole document, document sequences as lists.
     @ivar server_connection_id: the server's number for the connection.
     @ivar driver_connection_id: the pool's number for it.
+    @ivar command: what it came of.
+    @ivar span: how it is traced, C{None} where it is not.
     """
 
     __slots__ = (
         "address",
         "body",
+        "command",
         "database",
         "driver_connection_id",
         "name",
         "operation_id",
         "request_id",
         "server_connection_id",
+        "span",
     )
 
     def __init__(
@@ -92,7 +96,10 @@ class CommandEvent:
         address: Address,
         server_connection_id: int | None,
         driver_connection_id: int,
+        command: Any = None,
     ) -> None:
+        self.command = command
+        self.span: Any = None
         self.name = name
         self.database = database
         self.body = body
@@ -123,6 +130,7 @@ class Observer:
         besides those that C{pymongo.monitoring.register} knows by now.
     @param topology_id: what the events of one client have in common.
     @param log: where what happens is logged; C{None} for nowhere.
+    @param tracing: has commands traced, as L{txmongokit._net.tracing} does.
 
     @ivar commands: whether anybody is told of commands.
     @ivar pools: of pools and their connections.
@@ -143,6 +151,7 @@ class Observer:
         "_topology_id",
         "_topology_listeners",
         "_topology_log",
+        "_tracing",
         "commands",
         "heartbeats",
         "pools",
@@ -158,6 +167,7 @@ class Observer:
         listeners: Sequence[Any],
         topology_id: ObjectId,
         log: StructuredLog | None = None,
+        tracing: Any = None,
     ) -> None:
         # One that is registered and given is told once.
         everyone = {id(each): each for each in (*registered_listeners(), *listeners)}.values()
@@ -176,7 +186,8 @@ class Observer:
         self._pool_log = log if log is not None and log.connections else None
         self._topology_log = log if log is not None and log.topology else None
         self._selection_log = log if log is not None and log.selections else None
-        self.commands = bool(self._command_listeners or self._command_log)
+        self._tracing = tracing
+        self.commands = bool(self._command_listeners or self._command_log or tracing)
         self.pools = bool(self._pool_listeners or self._pool_log)
         self.servers = bool(self._server_listeners or self._topology_log)
         self.heartbeats = bool(self._heartbeat_listeners or self._topology_log)
@@ -191,6 +202,8 @@ class Observer:
         """
         if not self.commands:
             return
+        if self._tracing is not None:
+            self._tracing.command_started(call)
         # Of a sensitive one nothing but its name gets any further, and the
         # field by which PyMongo knows that it is to show nothing.
         hidden: dict[str, Any] = {call.name: 1, "speculativeAuthenticate": {}}
@@ -220,6 +233,8 @@ class Observer:
         """
         if not self.commands:
             return
+        if self._tracing is not None:
+            self._tracing.command_succeeded(call, reply)
         if call.sensitive:
             reply = {}
         if self._command_listeners:
@@ -252,6 +267,8 @@ class Observer:
         """
         if not self.commands:
             return
+        if self._tracing is not None:
+            self._tracing.command_failed(call, failure)
         if call.sensitive and "ok" in failure:
             failure = {name: failure[name] for name in _NOT_REDACTED if name in failure}
         if self._command_listeners:

@@ -244,6 +244,8 @@ class SessionState:
     @ivar deadline: when every command in it must have ended, in the runner's
         seconds, or C{None}.
     @ivar pinned_address: the mongos that has its transaction.
+    @ivar trace: is told of its transactions by C{started()} and, where no
+        command ends one, C{ended()}; C{None} where nobody is.
     """
 
     __slots__ = (
@@ -260,6 +262,7 @@ class SessionState:
         "snapshot",
         "snapshot_time",
         "source",
+        "trace",
         "transaction",
     )
 
@@ -298,6 +301,7 @@ class SessionState:
         self.transaction: Transaction | None = None
         self.deadline: float | None = None
         self.pinned_address: Address | None = None
+        self.trace: Any = None
 
     @property
     def ended(self) -> bool:
@@ -375,6 +379,8 @@ class SessionState:
         session.transaction_number += 1
         self.pinned_address = None
         self.transaction = transaction
+        if self.trace is not None:
+            self.trace.started()
 
     def start_commit(self) -> bool:
         """
@@ -391,6 +397,8 @@ class SessionState:
             raise InvalidOperation("Cannot call commitTransaction after calling abortTransaction")
         if transaction.state in (TransactionState.STARTING, TransactionState.COMMITTED_EMPTY):
             transaction.state = TransactionState.COMMITTED_EMPTY
+            if self.trace is not None:
+                self.trace.ended()
             return False
         transaction.state = TransactionState.COMMITTED
         return True
@@ -412,6 +420,8 @@ class SessionState:
             raise InvalidOperation("Cannot call abortTransaction after calling commitTransaction")
         started = transaction.state is TransactionState.IN_PROGRESS
         transaction.state = TransactionState.ABORTED
+        if self.trace is not None and not started:
+            self.trace.ended()
         return started
 
     def admit(self, command: Command[Any], client: Any) -> None:
