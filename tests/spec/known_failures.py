@@ -17,6 +17,10 @@ KNOWN_FAILURES: dict[str, str] = {
     "waitQueueMultiple should be included in connection pool created message when specified": (
         "the test contradicts itself: it sets waitQueueSize and expects waitQueueMultiple"
     ),
+    "auth/tests/legacy/connection-string.json: should throw an exception if username and password "
+    "provided (MONGODB-AWS)": (
+        "the file contradicts itself: another of its cases wants such a connection string taken"
+    ),
     **dict.fromkeys(
         (
             f"{_LOAD_BALANCED}fail if URI contains loadBalanced=true",
