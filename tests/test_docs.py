@@ -28,6 +28,7 @@ _BLOCKS = {
     "connecting": 5,
     "migrating": 1,
     "pool": 1,
+    "proxies-and-tracing": 3,
     "time": 3,
     "transactions": 5,
     "tutorial": 2,
@@ -120,6 +121,13 @@ class CodeBlockTests(SynchronousTestCase):
         Sharing can be turned off, and on.
         """
         self.runs("pool")
+
+    def test_proxies_and_tracing(self) -> None:
+        """
+        A client takes a proxy, and traces; L{tests.integration.test_proxies}
+        has the endpoint for HTTP proxies connect.
+        """
+        self.runs("proxies-and-tracing")
 
     def test_watching(self) -> None:
         """

@@ -1,13 +1,20 @@
 """
-Real servers behind a real SOCKS5 proxy.
+Real servers behind real proxies: SOCKS5, and HTTP by an endpoint factory.
 """
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.socksproxy import SocksProxy
@@ -44,6 +51,74 @@ class ProxyTestCase(TestCase):
             return error
         finally:
             await pool.disconnect()
+
+
+class _Connect(Protocol):
+    """A small HTTP proxy: C{CONNECT} to what it allows, on this machine."""
+
+    def __init__(self, allowed: set[bytes]) -> None:
+        self.allowed = allowed
+        self.head = b""
+        self.outward: Any = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the request, and then hand everything on."""
+        if self.outward is not None:
+            self.outward.transport.write(data)
+            return
+        self.head += data
+        if b"\r\n\r\n" in self.head:
+            self.connecting = Deferred.fromCoroutine(self.connect(self.head.split()[1]))
+
+    async def connect(self, target: bytes) -> None:
+        """Connect, or not."""
+        transport: Any = self.transport
+        if target not in self.allowed:
+            transport.write(b"HTTP/1.1 403 Not there\r\n\r\n")
+            transport.loseConnection()
+            return
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", int(target.rpartition(b":")[2]))
+        self.outward = await endpoint.connect(Factory.forProtocol(Protocol))
+        self.outward.dataReceived = transport.write
+        self.outward.connectionLost = lambda reason: transport.loseConnection()
+        transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The server's ends, too."""
+        if self.outward is not None:
+            self.outward.transport.loseConnection()
+
+
+class HTTPProxyTests(ProxyTestCase):
+    """The endpoint of the how-to guide."""
+
+    def test_http_proxy(self) -> Deferred[None]:
+        """It connects through a proxy, with TLS as well, and tells what that refuses."""
+        return Deferred.fromCoroutine(self.http_proxy())
+
+    async def http_proxy(self) -> None:
+        """See L{test_http_proxy}."""
+        guide = Path(__file__).parents[2] / "docs" / "proxies-and-tracing.rst"
+        blocks = guide.read_text().split(".. code-block:: python\n\n")
+        (code,) = (each for each in blocks if "class Tunnel(" in each)
+        # The block ends where lines are indented no more.
+        code = re.split(r"(?m)^(?=\S)", code)[0]
+        names: dict[str, Any] = {}
+        exec(textwrap.dedent(code), names)
+        deployment = await self.deployed(standalone, tls=True)
+        port = deployment.members[0].port
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        allowed = {b"localhost:%d" % port}
+        listening: Any = await endpoint.listen(Factory.forProtocol(lambda: _Connect(allowed)))
+        self.addCleanup(listening.stopListening)
+        options: dict[str, Any] = {
+            "tlsCAFile": deployment.ca_file,
+            "endpoint_factory": names["http_proxy"]("127.0.0.1", listening.getHost().port),
+        }
+        document = await self.said(f"mongodb://localhost:{port}/", **options)
+        self.assertEqual(len(document["text"]), 200_000)
+        error = await self.said(f"mongodb://other.invalid:{port}/", **options)
+        self.assertIn("the HTTP proxy says HTTP/1.1 403 Not there", str(error))
 
 
 class SocksTests(ProxyTestCase):
