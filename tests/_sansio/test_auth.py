@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from hashlib import md5, pbkdf2_hmac, sha256
 from typing import Any
 
+import bson
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._sansio.auth import KeyCache, LoginMemory, authenticate, speculate
@@ -386,6 +387,58 @@ class DerivationTests(ConversationTestCase):
         """It is RFC 5802's C{Hi}."""
         wanted = Derivation("sha1", b"a", b"b", 3)
         self.assertEqual(wanted.key(), pbkdf2_hmac("sha1", b"a", b"b", 3))
+
+
+class ChallengeResponseTests(ConversationTestCase):
+    """
+    C{MONGODB-CR}, which no server has any more that is supported.
+    """
+
+    def test_published(self) -> None:
+        """Every byte of the specification's example."""
+        conversation, step = self.begin(credentials("MONGODB-CR"))
+        self.assertEqual(
+            (step.database, bson.encode(step.body)), ("admin", bson.encode({"getnonce": 1}))
+        )
+        step = self.answered(conversation, {"ok": 1, "nonce": "2375531c32080ae8"})
+        wanted = {
+            "authenticate": 1,
+            "user": "user",
+            "nonce": "2375531c32080ae8",
+            "key": "21742f26431831d5cfca035a08c5bdf6",
+        }
+        self.assertEqual((step.database, bson.encode(step.body)), ("admin", bson.encode(wanted)))
+        self.assertRaises(StopIteration, conversation.send, {"ok": 1})
+
+    def test_dropped(self) -> None:
+        """Servers that have dropped it are named as such, at either command."""
+        gone = {"ok": 0, "code": 59, "errmsg": "no such command: 'getnonce'"}
+        conversation, _ = self.begin(credentials("MONGODB-CR"))
+        error = self.assertRaises(OperationFailure, conversation.send, gone)
+        self.assertIn("leave authMechanism out", str(error))
+        self.assertEqual(error.code, 59)
+        for code in (2, 334):
+            conversation, _ = self.begin(credentials("MONGODB-CR"))
+            conversation.send({"ok": 1, "nonce": "n"})
+            gone = {"ok": 0, "code": code, "errmsg": "unsupported mechanism"}
+            error = self.assertRaises(OperationFailure, conversation.send, gone)
+            self.assertIn("MongoDB 4.0 has dropped", str(error))
+
+    def test_refused(self) -> None:
+        """A wrong password is just that; a reply without a nonce is none."""
+        conversation, _ = self.begin(credentials("MONGODB-CR"))
+        conversation.send({"ok": 1, "nonce": "n"})
+        refusal = {"ok": 0, "code": 18, "errmsg": "auth failed"}
+        error = self.assertRaises(OperationFailure, conversation.send, refusal)
+        self.assertNotIn("dropped", str(error))
+        conversation, _ = self.begin(credentials("MONGODB-CR"))
+        self.assertRaises(OperationFailure, conversation.send, {"ok": 1})
+
+    def test_never_chosen(self) -> None:
+        """Nobody gets it who has not asked for it."""
+        self.assertIsNone(speculate(credentials("MONGODB-CR"), lambda: NONCE_1, LoginMemory()))
+        _, step = self.begin(credentials("DEFAULT"))
+        self.assertEqual(step.body["mechanism"], "SCRAM-SHA-1")
 
 
 class KeyCacheTests(SynchronousTestCase):
