@@ -120,6 +120,38 @@ class ConnectedTestCase(SynchronousTestCase):
         return error
 
 
+class SecuredTests(ConnectedTestCase):
+    """Waiting for TLS's handshake."""
+
+    def test_before(self) -> None:
+        """Who asks before it is over waits for it."""
+        waiting = self.protocol.secured()
+        self.assertNoResult(waiting)
+        self.protocol.handshakeCompleted()
+        self.successResultOf(waiting)
+
+    def test_after(self) -> None:
+        """Who asks afterwards does not wait."""
+        self.protocol.handshakeCompleted()
+        self.successResultOf(self.protocol.secured())
+
+    def test_lost(self) -> None:
+        """A connection that breaks meanwhile, or before, gets no further."""
+        waiting = self.protocol.secured()
+        cause = ConnectionLost()
+        self.server.lose(cause)
+        self.assertIs(self.failed_with(waiting, AutoReconnect).__cause__, cause)
+        self.failed_with(self.protocol.secured(), AutoReconnect)
+
+    def test_cancel(self) -> None:
+        """Cancelling stops the wait."""
+        waiting = self.protocol.secured()
+        waiting.cancel()
+        self.failed_with(waiting, CancelledError)
+        self.protocol.handshakeCompleted()
+        self.assertFalse(self.protocol.closed)
+
+
 class ConnectionMadeTests(SynchronousTestCase):
     """What happens first."""
 

@@ -24,6 +24,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
+from tests.socksproxy import SocksProxy
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import PyMongoError
 from txmongokit.testing import CertificateAuthority, standalone
@@ -111,7 +112,8 @@ class OCSPTestCase(TestCase):
         endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         listening: Any = await endpoint.listen(Site(self.responder))
         self.addCleanup(listening.stopListening)
-        url = f"http://127.0.0.1:{listening.getHost().port}/"
+        self.responder_port = listening.getHost().port
+        url = f"http://127.0.0.1:{self.responder_port}/"
         self.authority.issue(self.certificate, responder=url, **options)
         pem = self.certificate.read_bytes()
         self.serial = x509.load_pem_x509_certificate(pem).serial_number
@@ -164,6 +166,13 @@ class ResponderTests(OCSPTestCase):
         port = await self.server(False)
         self.assertEqual(await self.outcome(port), "ok")
         self.assertIn(self.serial, self.responder.asked)
+
+        proxy = SocksProxy({"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1"})
+        await proxy.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(proxy.stop()))
+        through = {"proxyHost": "127.0.0.1", "proxyPort": proxy.port}
+        self.assertEqual(await self.outcome(port, **through), "ok")
+        self.assertIn(("127.0.0.1", self.responder_port), proxy.asked)
 
         self.responder.good = False
         self.assertIn("was revoked", await self.outcome(port))
