@@ -29,7 +29,14 @@ from txmongokit._net.observation import CommandEvent, Observer
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
 from txmongokit._pymongo import raise_command_error, timeout_context
-from txmongokit._sansio.commands.base import Command, CommandOptions, Request, RunCommand
+from txmongokit._sansio.commands.base import (
+    CREDENTIAL_COMMANDS,
+    GREETINGS,
+    Command,
+    CommandOptions,
+    Request,
+    RunCommand,
+)
 from txmongokit._sansio.retries import (
     TRANSACTION_ENDING,
     backoff,
@@ -64,23 +71,7 @@ _DEFAULT_WRITE_CONCERN = WriteConcern()
 # A session's deadline overrides what its commands inherit.
 _ANY_TIME = CommandOptions()
 _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
-# Compression specification: what carries credentials.
-_NEVER_COMPRESSED = frozenset(
-    {
-        "hello",
-        "isMaster",
-        "ismaster",
-        "saslStart",
-        "saslContinue",
-        "getnonce",
-        "authenticate",
-        "createUser",
-        "updateUser",
-        "copydbSaslStart",
-        "copydbgetnonce",
-        "copydb",
-    }
-)
+_NEVER_COMPRESSED = CREDENTIAL_COMMANDS | GREETINGS
 _MAX_TIME_MS_EXPIRED = 50
 _REAUTHENTICATION_REQUIRED = 391
 
@@ -542,7 +533,7 @@ class Executor:
             request = command.build(connection.info)
             encoded = self._encode(call, request.body, server)
             compress = protocol.exchange.compressor is None or (
-                next(iter(request.body)) not in _NEVER_COMPRESSED
+                next(iter(request.body)).lower() not in _NEVER_COMPRESSED
             )
             if call.unacknowledged:
                 protocol.send(encoded, request.sequences, compress=compress)

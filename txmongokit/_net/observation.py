@@ -22,24 +22,11 @@ from twisted.logger import Logger
 
 from txmongokit._net.logs import StructuredLog
 from txmongokit._pymongo import Hello, registered_listeners
+from txmongokit._sansio.commands.base import CREDENTIAL_COMMANDS, GREETINGS
 from txmongokit.types import Address
 
 __all__ = ["CommandEvent", "Observer"]
 
-_SENSITIVE = frozenset(
-    {
-        "authenticate",
-        "saslstart",
-        "saslcontinue",
-        "getnonce",
-        "createuser",
-        "updateuser",
-        "copydbgetnonce",
-        "copydbsaslstart",
-        "copydb",
-    }
-)
-_HELLOS = frozenset({"hello", "ismaster"})
 _NOT_REDACTED = ("code", "codeName", "errorLabels")
 
 # What the specification has logs say.
@@ -115,7 +102,9 @@ class CommandEvent:
         Whether the command or its reply may hold credentials.
         """
         name = self.name.lower()
-        return name in _SENSITIVE or (name in _HELLOS and "speculativeAuthenticate" in self.body)
+        return name in CREDENTIAL_COMMANDS or (
+            name in GREETINGS and "speculativeAuthenticate" in self.body
+        )
 
 
 class Observer:

@@ -21,6 +21,8 @@ from pymongo.write_concern import WriteConcern
 from txmongokit.types import Address, ConnectionInfo
 
 __all__ = [
+    "CREDENTIAL_COMMANDS",
+    "GREETINGS",
     "Command",
     "CommandOptions",
     "CursorBatch",
@@ -31,6 +33,31 @@ __all__ = [
 ]
 
 ResultT = TypeVar("ResultT")
+
+CREDENTIAL_COMMANDS = frozenset(
+    {
+        "authenticate",
+        "saslstart",
+        "saslcontinue",
+        "getnonce",
+        "createuser",
+        "updateuser",
+        "copydbgetnonce",
+        "copydbsaslstart",
+        "copydb",
+    }
+)
+"""
+Commands that carry credentials, in lower case: never compressed, and nothing
+of them is shown (command-logging-and-monitoring and compression
+specifications).
+"""
+
+GREETINGS = frozenset({"hello", "ismaster"})
+"""
+The names of C{hello}, in lower case: never compressed, and shown unless they
+carry credentials.
+"""
 
 # MongoDB 8.2, which knows rawData; to older servers it is not sent (CRUD
 # specification).
