@@ -1,0 +1,337 @@
+"""
+Tests for log-ins of whole clients in memory: by tokens and keys of the cloud,
+and once more where a server says that a log-in has expired.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+from pymongo.auth_oidc import OIDCCallback, OIDCCallbackContext, OIDCCallbackResult
+from pymongo.server_api import ServerApi
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakecloud import FakeAgent, FakeResponse, ThreadClock
+from tests.fakeserver import FakeNetwork
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+)
+
+EXPIRED = {"ok": 0.0, "code": 391, "errmsg": "the token has expired"}
+SASL = ("saslStart", "saslContinue")
+
+
+class Tokens(OIDCCallback):
+    """
+    Gives tokens C{t1}, C{t2} and so on.
+
+    @ivar given: how many.
+    """
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def fetch(self, context: OIDCCallbackContext) -> OIDCCallbackResult:
+        """Give the next."""
+        self.given += 1
+        return OIDCCallbackResult(f"t{self.given}")
+
+
+class ClientTestCase(SynchronousTestCase):
+    """
+    A client that logs in, and its server.
+
+    @ivar good: the token that the server takes; C{None} for any.
+    """
+
+    def setUp(self) -> None:
+        """A server."""
+        self.network = FakeNetwork()
+        self.clock = self.network.clock = ThreadClock()
+        self.server = self.network.add()
+        self.server.on_command = self.answer
+        self.tokens = Tokens()
+        self.good: str | None = None
+        self.log_ins: list[str] = []
+        self.script: list[Any] = []
+
+    def answer(self, body: dict[str, Any]) -> Any:
+        """Answer as a server with OIDC does."""
+        if next(iter(body)) not in SASL:
+            return self.script.pop(0) if self.script else {"ok": 1.0, "n": 1}
+        token = bson.decode(body["payload"])["jwt"]
+        self.log_ins.append(token)
+        if self.good not in (None, token):
+            return {"ok": 0.0, "code": 18, "errmsg": "no"}
+        return {"ok": 1.0, "conversationId": 1, "done": True, "payload": b""}
+
+    def client(self, uri: str = "mongodb://a/?authMechanism=MONGODB-OIDC", **options: Any) -> Any:
+        """A client, ended at the end."""
+        if "MONGODB-OIDC" in uri:
+            options.setdefault("authMechanismProperties", {"OIDC_CALLBACK": self.tokens})
+        client = ConnectionPool(
+            uri, reactor=self.clock, endpoint_factory=self.network.endpoint, **options
+        )
+        self.addCleanup(self.network.end, client)
+        return client
+
+    def do(self, operation: Deferred[Any]) -> Any:
+        """The result of an operation."""
+        self.network.advance(0.5)
+        return self.successResultOf(operation)
+
+    def fails(self, operation: Deferred[Any], *kinds: type[Exception]) -> Any:
+        """The error of an operation."""
+        self.network.advance(0.5)
+        return self.failureResultOf(operation, *kinds).value
+
+
+class LogInTests(ClientTestCase):
+    """
+    Logging in by what the cloud gives.
+    """
+
+    def test_token_is_shared(self) -> None:
+        """All connections log in by one token, later ones along with C{hello}."""
+        hellos: list[Any] = []
+
+        def greet(body: dict[str, Any]) -> Any:
+            hellos.append(body)
+            said = {"speculativeAuthenticate": {"conversationId": 1, "done": True}}
+            return {"isWritablePrimary": True, "maxWireVersion": 17, "ok": 1.0} | (
+                said if "speculativeAuthenticate" in body else {}
+            )
+
+        client = self.client()
+        self.server.on_hello = greet
+        self.do(client.db.command("ping"))
+        for waiting in [client.db.command("collStats") for _ in range(3)]:
+            self.do(waiting)
+        self.assertEqual((self.log_ins, self.tokens.given), (["t1"], 1))
+        said = [
+            each["speculativeAuthenticate"] for each in hellos if "speculativeAuthenticate" in each
+        ]
+        self.assertGreaterEqual(len(said), 2)
+        wanted = {
+            "saslStart": 1,
+            "mechanism": "MONGODB-OIDC",
+            "payload": bson.encode({"jwt": "t1"}),
+            "db": "$external",
+        }
+        for each in said:
+            self.assertEqual(bson.encode(each), bson.encode(wanted))
+
+    def test_human_takes_time(self) -> None:
+        """A human may take minutes, where a machine may not."""
+        self.server.on_command = lambda body: (
+            {
+                "ok": 1.0,
+                "conversationId": 1,
+                "done": False,
+                "payload": bson.encode({"issuer": "i"}),
+            }
+            if next(iter(body)) == "saslStart"
+            else {"ok": 1.0, "done": True}
+        )
+        host = {"ALLOWED_HOSTS": ["a"]}
+        self.clock.held = []
+        human = self.client(
+            authMechanismProperties={"OIDC_HUMAN_CALLBACK": self.tokens, **host}
+        ).db.command("ping")
+        self.network.advance(200.0, 5.0)
+        self.assertNoResult(human)
+        self.clock.release()
+        self.do(human)
+        self.clock.held = []
+        self.server.on_command = self.answer
+        machine = self.client().db.command("ping")
+        self.network.advance(21.0, 1.0)
+        self.failureResultOf(machine, NetworkTimeout)
+        self.clock.release()
+
+    def test_unknown_host(self) -> None:
+        """A human's token does not go to an unknown host; nobody is asked for it."""
+        client = self.client(authMechanismProperties={"OIDC_HUMAN_CALLBACK": self.tokens})
+        error = self.fails(client.db.command("ping"), ConfigurationError)
+        self.assertIn("ALLOWED_HOSTS", str(error))
+        self.assertEqual((self.tokens.given, self.server.names()), (0, []))
+
+    def test_by_agent(self) -> None:
+        """The client's agent asks the cloud."""
+        agent = FakeAgent(FakeResponse(b"google's"))
+        properties = {"ENVIRONMENT": "gcp", "TOKEN_RESOURCE": "r"}
+        self.do(self.client(agent=agent, authMechanismProperties=properties).db.command("ping"))
+        self.assertEqual(self.log_ins, ["google's"])
+
+    def test_keys(self) -> None:
+        """MONGODB-AWS by keys of the connection string, with the stable API in each command."""
+        nonces: list[bytes] = []
+
+        def answer(body: dict[str, Any]) -> Any:
+            if next(iter(body)) == "saslStart":
+                nonces.append(bson.decode(body["payload"])["r"])
+                payload = bson.encode({"s": nonces[0] + b"x" * 32, "h": "sts.amazonaws.com"})
+                return {"ok": 1.0, "conversationId": 1, "done": False, "payload": payload}
+            return {"ok": 1.0, "done": True}
+
+        self.server.on_command = answer
+        client = self.client(
+            "mongodb://key:hunter2@a/?authMechanism=MONGODB-AWS", server_api=ServerApi("1")
+        )
+        self.do(client.db.command("ping"))
+        self.assertEqual(self.server.names(), ["saslStart", "saslContinue", "ping"])
+        for body in self.server.commands:
+            self.assertEqual(body["apiVersion"], "1")
+            self.assertNotIn("hunter2", repr(body))
+        self.assertEqual(len(nonces[0]), 32)
+
+    def test_no_kerberos(self) -> None:
+        """Without the library the error of the first operation names it."""
+        client = self.client("mongodb://u@a/?authMechanism=GSSAPI")
+        error = self.fails(client.db.command("ping"), ConfigurationError)
+        self.assertIn("package kerberos", str(error))
+
+
+class ExpiryTests(ClientTestCase):
+    """
+    C{ReauthenticationRequired}.
+    """
+
+    def setUp(self) -> None:
+        """A client that has logged in."""
+        super().setUp()
+        self.pool = self.client()
+        self.do(self.pool.db.command("ping"))
+        del self.server.commands[:]
+
+    def test_once_more(self) -> None:
+        """Whatever the command is: a new token, no C{hello}, the command again."""
+        greetings = len(self.server.hellos)
+        self.script = [EXPIRED]
+        waiting = self.pool.db.command("replSetStepDown")
+        self.network.flush()
+        self.successResultOf(waiting)
+        self.assertEqual(self.server.names(), ["replSetStepDown", "saslStart", "replSetStepDown"])
+        self.assertEqual((self.log_ins, len(self.server.hellos)), (["t1", "t2"], greetings))
+        self.assertEqual(
+            bson.encode(self.server.commands[1]),
+            bson.encode(
+                {
+                    "saslStart": 1,
+                    "mechanism": "MONGODB-OIDC",
+                    "payload": bson.encode({"jwt": "t2"}),
+                    "$db": "$external",
+                }
+            ),
+        )
+
+    def test_not_twice(self) -> None:
+        """If that does not help, it is an error."""
+        self.script = [EXPIRED, EXPIRED]
+        error = self.fails(self.pool.db.things.insert_one({}), OperationFailure)
+        self.assertEqual(error.code, 391)
+        self.assertEqual(self.server.names(), ["insert", "saslStart", "insert"])
+        self.do(self.pool.db.command("ping"))
+
+    def test_later_again(self) -> None:
+        """Each operation may need it."""
+        for number in (2, 3):
+            self.script = [EXPIRED]
+            self.do(self.pool.db.command("ping"))
+            self.assertEqual(self.log_ins[-1], f"t{number}")
+
+    def test_refused(self) -> None:
+        """A refused log-in is the operation's error, and the connection is not lost."""
+        self.good = "none"
+        self.script = [EXPIRED]
+        error = self.fails(self.pool.db.command("ping"), OperationFailure)
+        self.assertEqual(error.code, 18)
+        self.assertEqual(self.server.names(), ["ping", "saslStart"])
+        self.good = None
+        self.do(self.pool.db.command("ping"))
+
+    def test_token_of_another(self) -> None:
+        """A token that another connection has fetched meanwhile is used."""
+        self.script = [EXPIRED]
+        self.pool._connector._authenticator.memory.tokens.access_token = "newer"
+        self.do(self.pool.db.command("ping"))
+        self.assertEqual((self.log_ins[-1], self.tokens.given), ("newer", 1))
+
+    def test_together(self) -> None:
+        """Those who share a connection have it logged in on once."""
+        things = self.pool.db.things
+        self.script = [EXPIRED] * 3
+        waiting = [things.find_one({"_id": number}) for number in range(3)]
+        found = {"ok": 1.0, "cursor": {"id": 0, "ns": "db.things", "firstBatch": []}}
+        self.script += [found] * 3
+        self.network.advance(0.5)
+        for each in waiting:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(self.tokens.given, 2)
+        self.assertEqual(self.server.names().count("saslStart"), len(self.server.connections) - 1)
+
+    def test_lost(self) -> None:
+        """A connection that is lost meanwhile is lost; a read is tried again."""
+        self.script = [EXPIRED]
+        usual, losses = self.server.on_command, [ConnectionError("reset")]
+
+        def answer(body: dict[str, Any]) -> Any:
+            if next(iter(body)) == "saslStart" and losses:
+                return losses.pop()
+            return usual(body)
+
+        self.server.on_command = answer
+        waiting = self.pool.db.command("ping")
+        self.network.advance(2.0)
+        self.failureResultOf(waiting, AutoReconnect)
+
+    def test_too_late(self) -> None:
+        """C{timeoutMS} counts, and what comes late is nobody's."""
+        client = self.client(timeoutMS=1000)
+        self.do(client.db.command("ping"))
+        self.script = [EXPIRED]
+        self.clock.held = []
+        waiting = client.db.command("ping")
+        self.network.advance(1.1)
+        self.failureResultOf(waiting, ExecutionTimeout)
+        self.clock.release()
+        self.do(client.db.command("ping"))
+
+    def test_cancel(self) -> None:
+        """Giving up the operation leaves the connection of use."""
+        self.script = [EXPIRED]
+        self.clock.held = []
+        waiting = self.pool.db.command("ping")
+        self.network.flush()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.clock.release()
+        self.do(self.pool.db.command("ping"))
+
+    def test_transaction(self) -> None:
+        """A transaction that was turned away is begun once more."""
+        self.network.elect("a")
+        self.network.advance(11.0)
+        session = self.pool.start_session()
+        session.start_transaction()
+        del self.server.commands[:]
+        self.script = [EXPIRED]
+        self.do(self.pool.db.things.insert_one({}, session=session))
+        first, _, second = self.server.commands
+        self.assertEqual((first["startTransaction"], second["startTransaction"]), (True, True))
+        self.assertEqual(first["txnNumber"], second["txnNumber"])
+        self.do(session.abort_transaction())
+
+    def test_nobody(self) -> None:
+        """Where nobody has logged in, there is nothing to be done once more."""
+        client = self.client("mongodb://a")
+        self.script = [EXPIRED]
+        error = self.fails(client.db.command("ping"), ConfigurationError)
+        self.assertIn("nobody has logged in", str(error))
