@@ -10,10 +10,11 @@ from typing import NoReturn
 from pymongo.results import BulkWriteResult, ClientBulkWriteResult
 from twisted.internet.defer import CancelledError, Deferred
 
-from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
+from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import BulkWrite
 from txmongokit._sansio.commands.clientbulk import ClientBulkWrite, results_codec
 from txmongokit._sansio.commands.read import GetMore, KillCursors
+from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import PyMongoError
 from txmongokit.interfaces import IOperationRunner
@@ -22,12 +23,13 @@ __all__ = ["run_bulk", "run_client_bulk"]
 
 
 def run_bulk(
-    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None
+    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None, name: str = "bulkWrite"
 ) -> Deferred[BulkWriteResult]:
     """
     Run the bulk write of a collection.
 
     @param state: of an explicit session.
+    @param name: what the operation is called where it is traced.
 
     @return: fires with the result; fails with
         L{txmongokit.errors.BulkWriteError} where parts of it failed.  An
@@ -35,15 +37,22 @@ def run_bulk(
         C{BulkWriteResult} of what had been acknowledged before.  Cancelling
         sends no more; what was sent may happen.
     """
-    return Deferred.fromCoroutine(_run_bulk(runner, bulk, state))
+    return Deferred.fromCoroutine(_traced_bulk(runner, bulk, state, name))
+
+
+async def _traced_bulk(
+    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None, name: str
+) -> BulkWriteResult:
+    with bulk.whole(name) as whole:
+        return await _run_bulk(runner, bulk, state, whole)
 
 
 async def _run_bulk(
-    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None
+    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None, whole: WholeOperation
 ) -> BulkWriteResult:
     deadline = runner.deadline(bulk.options)
     for command in bulk.commands():
-        command.deadline = deadline
+        command.deadline, command.whole = deadline, whole
         try:
             reply = await runner.run(command, state)
         except PyMongoError as error:
@@ -87,9 +96,19 @@ async def _in_session(
 async def _run_client_bulk(
     runner: IOperationRunner, bulk: ClientBulkWrite, state: SessionState | None
 ) -> ClientBulkWriteResult:
+    with WholeOperation("bulkWrite", "admin") as whole:
+        return await _run_parts(runner, bulk, state, whole)
+
+
+async def _run_parts(
+    runner: IOperationRunner,
+    bulk: ClientBulkWrite,
+    state: SessionState | None,
+    whole: WholeOperation,
+) -> ClientBulkWriteResult:
     deadline = runner.deadline(bulk.options)
     for command in bulk.commands():
-        command.deadline = deadline
+        command.deadline, command.whole = deadline, whole
         try:
             batch = await runner.run(command, state)
         except PyMongoError as error:
@@ -97,7 +116,7 @@ async def _run_client_bulk(
                 _fail(bulk, error)
             batch = command.unsettled
         bulk.settle(batch)
-        await _read_results(runner, bulk, batch, state, deadline)
+        await _read_results(runner, bulk, batch, state, command)
     return bulk.finish()
 
 
@@ -106,7 +125,7 @@ async def _read_results(
     bulk: ClientBulkWrite,
     batch: CursorBatch,
     state: SessionState | None,
-    deadline: float | None,
+    first: Command[CursorBatch],
 ) -> None:
     options = replace(bulk.options, codec_options=results_codec(bulk.options))
     while batch.cursor_id:
@@ -116,7 +135,7 @@ async def _read_results(
         more = GetMore(
             batch.namespace, batch.cursor_id, batch.address, options, comment=bulk.comment
         )
-        more.deadline = deadline
+        more.deadline, more.whole = first.deadline, first.whole
         try:
             fetched = await runner.run(more, state)
         except CancelledError:

@@ -559,7 +559,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
         identifiers = [bulk.add_insert(document) for document in documents]
         if not identifiers:
             raise TypeError("documents must not be empty")
-        inserted = run_bulk(self._runner, bulk, session_state(session))
+        inserted = run_bulk(self._runner, bulk, session_state(session), "insert")
         return inserted.addCallback(
             lambda result: InsertManyResult(identifiers, result.acknowledged)
         )

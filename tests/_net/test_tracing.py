@@ -5,6 +5,7 @@ Tests for L{txmongokit._net.tracing}: what is traced, and when nothing is.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -67,7 +68,12 @@ class AbsenceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Take it away."""
-        self.patch(sys, "modules", {**sys.modules, "opentelemetry": None})
+        modules: dict[str, Any] = sys.modules
+        if "opentelemetry" in modules:
+            self.addCleanup(modules.__setitem__, "opentelemetry", modules["opentelemetry"])
+        else:
+            self.addCleanup(modules.pop, "opentelemetry")
+        modules["opentelemetry"] = None
 
     def test_demanded(self) -> None:
         """A client that is to trace says what is missing."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pymongo.operations import DeleteOne, InsertOne
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from txmongokit.connection import ConnectionPool
-from txmongokit.errors import DuplicateKeyError, OperationFailure
+from txmongokit.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from txmongokit.testing import replica_set
 
 try:
@@ -191,6 +192,29 @@ class TracingTests(TestCase):
         self.assertNotIn("hunter2", "".join(span.to_json() for span in spans))
         self.assertEqual(commands["ping"].attributes["db.query.summary"], "ping admin")
         self.assertNotIn("db.collection.name", commands["dropUser"].attributes)
+
+    def test_bulk_writes(self) -> Deferred[None]:
+        """A bulk write is one operation, of as many commands as it takes."""
+        return Deferred.fromCoroutine(self.bulk_writes())
+
+    async def bulk_writes(self) -> None:
+        """See L{test_bulk_writes}."""
+        things = self.client["shop"]["things"]
+        writes = [InsertOne({"_id": 1}), DeleteOne({"_id": 1}), InsertOne({"_id": 2})]
+        await things.bulk_write(writes)
+        whole = "bulkWrite shop.things"
+        self.assertEqual(
+            self.tree(self.spans()),
+            [(whole, None), ("insert", whole), ("delete", whole), ("insert", whole)],
+        )
+        with self.assertRaises(BulkWriteError):
+            await things.bulk_write([InsertOne({"_id": 2})])
+        spans = self.spans()
+        self.assertEqual(spans[0].status.status_code, trace.StatusCode.ERROR)
+        self.assertEqual(len(spans), 2)
+        await things.insert_many([{"_id": 3}, {"_id": 4}])
+        whole = "insert shop.things"
+        self.assertEqual(self.tree(self.spans()), [(whole, None), ("insert", whole)])
 
     def test_cursors(self) -> Deferred[None]:
         """A cursor's number is told by the command that opens it, and by those that go on."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -22,6 +23,7 @@ from twisted.python.failure import Failure
 from txmongokit._net.logs import COMPONENTS, StructuredLog
 from txmongokit._net.observation import CommandEvent
 from txmongokit._sansio.commands.base import Command, RunCommand
+from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import ConfigurationError
 
@@ -197,24 +199,33 @@ class Tracing:
         Run a command as an operation with a span.
         """
         trace = None if session is None else session.trace
-        span = self._begin(command, trace)
-        running = run(command, session)
+        whole = command.whole
+        if whole is not None:
+            self._operations[command] = self._begun(whole, trace)
+            return run(command, session)
+        database = _ADMIN if command.name in _ENDINGS else command.database
+        span = self._begin(_operation(command), database, _collection(command, database), trace)
+        self._operations[command] = span
 
         def ended(result: Any) -> Any:
             self._operations.pop(command, None)
-            if isinstance(result, Failure) and result.value is not None:
-                self.failed(span, result.value)
-            span.end()
+            self._end(span, result.value if isinstance(result, Failure) else None)
             if trace is not None and command.name in _ENDINGS:
                 trace.ended()
             return result
 
-        return running.addBoth(ended)
+        return run(command, session).addBoth(ended)
 
-    def _begin(self, command: Command[Any], trace: SessionTrace | None) -> Any:
-        operation = _operation(command)
-        database = _ADMIN if command.name in _ENDINGS else command.database
-        collection = _collection(command, database)
+    def _begun(self, whole: WholeOperation, trace: SessionTrace | None) -> Any:
+        """The span of an operation of several commands, which the first of them begins."""
+        if whole.span is None:
+            span = self._begin(whole.name, whole.database, whole.collection, trace)
+            whole.span, whole.on_end = span, partial(self._end, span)
+        return whole.span
+
+    def _begin(
+        self, operation: str, database: str, collection: str | None, trace: SessionTrace | None
+    ) -> Any:
         target = database if collection is None else f"{database}.{collection}"
         summary = f"{operation} {target}"
         attributes = {
@@ -225,9 +236,12 @@ class Tracing:
         }
         if collection is not None:
             attributes["db.collection.name"] = collection
-        span = self.start(summary, None if trace is None else trace.parent, attributes)
-        self._operations[command] = span
-        return span
+        return self.start(summary, None if trace is None else trace.parent, attributes)
+
+    def _end(self, span: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self.failed(span, error)
+        span.end()
 
     def failed(self, span: Any, error: BaseException) -> None:
         """

@@ -18,6 +18,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit.types import Address, ConnectionInfo
 
 __all__ = [
@@ -147,6 +148,7 @@ class Command(Generic[ResultT]):
     @ivar deadline: when it must have ended, in the runner's seconds, where it
         is one of several commands of one operation; otherwise the runner
         works it out from C{options.timeout}.
+    @ivar whole: the operation that it is one of several commands of.
     """
 
     name: ClassVar[str] = ""
@@ -158,6 +160,7 @@ class Command(Generic[ResultT]):
     address: Address | None = None
     deadline: float | None = None
     sends_max_time: bool = True
+    whole: WholeOperation | None = None
 
     def __init__(self, database: str, options: CommandOptions) -> None:
         self.database = database

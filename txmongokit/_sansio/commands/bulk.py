@@ -20,6 +20,7 @@ from txmongokit._sansio.commands.arguments import (
     is_operator_update,
 )
 from txmongokit._sansio.commands.base import CommandOptions
+from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.commands.write import (
     Batches,
     BulkOutcome,
@@ -82,6 +83,14 @@ class BulkWrite:
         self._operations: list[Any] = []
         self._indexes: list[int] = []
         self._outcome = BulkOutcome()
+
+    def whole(self, name: str) -> WholeOperation:
+        """
+        The operation that its commands are parts of.
+
+        @param name: the method that the user called.
+        """
+        return WholeOperation(name, self._database, self._collection)
 
     def add(self, operation: Any) -> None:
         """
