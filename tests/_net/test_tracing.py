@@ -7,12 +7,23 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pymongo.operations import InsertOne
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork
 from txmongokit._net.tracing import TracingOptions, make_tracing, tracing_options
 from txmongokit.connection import ConnectionPool
-from txmongokit.errors import ConfigurationError
+from txmongokit.errors import AutoReconnect, ConfigurationError
+
+_ABSENT: str | None = None
+try:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+except ImportError:
+    _ABSENT = "there is no OpenTelemetry SDK"
 
 ENABLED = "OTEL_PYTHON_INSTRUMENTATION_MONGODB_ENABLED"
 LENGTH = "OTEL_PYTHON_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH"
@@ -98,3 +109,79 @@ class AbsenceTests(SynchronousTestCase):
         self.assertRaises(
             ConfigurationError, ConnectionPool, "mongodb://a", reactor=network.clock, tracing=True
         )
+
+
+class ScriptedTests(SynchronousTestCase):
+    """What no server that can be had does, or does on demand."""
+
+    skip = _ABSENT
+
+    def setUp(self) -> None:
+        """A server, and a client whose spans are kept."""
+        self.network = FakeNetwork()
+        self.server = self.network.add()
+        self.server.hello = {"maxWireVersion": 25}
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.patch(trace, "get_tracer", provider.get_tracer)
+        self.client = ConnectionPool(
+            "mongodb://a",
+            reactor=self.network.clock,
+            endpoint_factory=self.network.endpoint,
+            tracing=True,
+        )
+        self.addCleanup(self.network.end, self.client)
+
+    def spans(self) -> list[Any]:
+        """Those that have ended, by when they began."""
+        return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+
+    def test_client_bulk_write(self) -> None:
+        """A client's bulk write is one operation on C{admin}, its results' batches included."""
+        cursor = {
+            "id": 7,
+            "ns": "admin.$cmd.bulkWrite",
+            "firstBatch": [{"ok": 1, "idx": 0, "n": 1}],
+        }
+        more = {"id": 0, "ns": "admin.$cmd.bulkWrite", "nextBatch": [{"ok": 1, "idx": 1, "n": 1}]}
+        counts = dict.fromkeys(("nErrors", "nMatched", "nModified", "nUpserted", "nDeleted"), 0)
+
+        def answer(body: dict[str, Any]) -> dict[str, Any]:
+            if "bulkWrite" in body:
+                return {"ok": 1, "cursor": cursor, "nInserted": 2, **counts}
+            return {"ok": 1, "cursor": more}
+
+        self.server.on_command = answer
+        writes = [InsertOne({"_id": number}, namespace="shop.things") for number in range(2)]
+        written = self.client.bulk_write(writes)
+        self.network.flush()
+        self.assertEqual(self.successResultOf(written).inserted_count, 2)
+        whole, *commands = self.spans()
+        self.assertEqual(whole.name, "bulkWrite admin")
+        self.assertNotIn("db.collection.name", whole.attributes)
+        self.assertEqual([span.name for span in commands], ["bulkWrite", "getMore"])
+        for span in commands:
+            self.assertEqual(span.parent.span_id, whole.context.span_id)
+            self.assertEqual(span.attributes["db.mongodb.cursor_id"], 7)
+            self.assertNotIn("db.query.text", span.attributes)
+
+    def test_lost_and_cancelled(self) -> None:
+        """A connection that breaks, and an operation that nobody waits for, end their spans."""
+        self.server.on_command = lambda body: ConnectionError("reset")
+        failed = self.client["shop"].command("ping")
+        self.network.flush()
+        self.failureResultOf(failed, AutoReconnect)
+        operation, command = self.spans()
+        (event,) = command.events
+        self.assertEqual(event.attributes["exception.type"], "AutoReconnect")
+        self.assertEqual(operation.status.status_code, trace.StatusCode.ERROR)
+
+        self.exporter.clear()
+        self.server.on_command = lambda body: None
+        waiting = self.client["shop"].command("ping")
+        self.network.advance(1.0)
+        self.assertEqual(self.spans(), [])
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual([span.name for span in self.spans()], ["runCommand shop", "ping"])
