@@ -15,6 +15,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.son import SON
 from pymongo import common
+from pymongo.auth_oidc import OIDCCallback, OIDCCallbackContext, OIDCCallbackResult
 from pymongo.driver_info import DriverInfo
 from pymongo.monitoring import ServerListener
 from pymongo.read_concern import ReadConcern
@@ -420,6 +421,55 @@ class CredentialTests(OptionsTestCase):
             "u:p@h/?authMechanism=MONGODB-X509",
         ):
             self.assertRaises(ConfigurationError, read_client_options, uri)
+
+    def test_tokens(self) -> None:
+        """MONGODB-OIDC takes one callback or an environment; a human's, hosts and time."""
+        uri = "mongodb://h/?authMechanism=MONGODB-OIDC"
+
+        class Callback(OIDCCallback):
+            """A user's."""
+
+            def fetch(self, context: OIDCCallbackContext) -> OIDCCallbackResult:
+                """Give a token."""
+                return OIDCCallbackResult("t")
+
+        callback = Callback()
+        options = parse_options(uri, authMechanismProperties={"OIDC_CALLBACK": callback})
+        assert options.credentials is not None
+        self.assertIs(options.credentials.properties["OIDC_CALLBACK"], callback)
+        self.assertEqual(options.wait_queue_timeout, 30.0)
+        human = {"OIDC_HUMAN_CALLBACK": callback}
+        self.assertEqual(
+            parse_options(uri, authMechanismProperties=human).wait_queue_timeout, 330.0
+        )
+        self.assertEqual(
+            parse_options(
+                uri, authMechanismProperties=human, waitQueueTimeoutMS=9
+            ).wait_queue_timeout,
+            0.009,
+        )
+        for options in (
+            parse_options(uri, authMechanismProperties={**human, "ALLOWED_HOSTS": ["a"]}),
+            parse_options(uri, authMechanismProperties=human, authoidcallowedhosts=["a"]),
+        ):
+            assert options.credentials is not None
+            self.assertEqual(options.credentials.properties["ALLOWED_HOSTS"], ["a"])
+        for properties, more in (
+            ({"OIDC_CALLBACK": print}, {}),
+            ({"OIDC_CALLBACK": Callback}, {}),
+            ({"OIDC_CALLBACK": callback, **human}, {}),
+            ({"OIDC_CALLBACK": callback, "ENVIRONMENT": "k8s"}, {}),
+            ({"OIDC_CALLBACK": callback, "ALLOWED_HOSTS": ["a"]}, {}),
+            ({**human, "ALLOWED_HOSTS": "a"}, {}),
+            ({**human, "ALLOWED_HOSTS": [1]}, {}),
+            ({**human, "ALLOWED_HOSTS": ["a"]}, {"authoidcallowedhosts": ["a"]}),
+            (human, {"authoidcallowedhosts": "a"}),
+            ({"ENVIRONMENT": "k8s"}, {"authoidcallowedhosts": ["a"]}),
+            ({"ENVIRONMENT": "k8s", "TOKEN_RESOURCE": "a"}, {}),
+        ):
+            self.assertRaises(
+                ConfigurationError, parse_options, uri, authMechanismProperties=properties, **more
+            )
 
     def test_secret_keywords(self) -> None:
         """Properties of mechanisms may be secrets, and are not shown."""

@@ -417,7 +417,7 @@ class KerberosTests(AuthenticatorTestCase):
         """Where no library is installed, the error names it."""
         self.patch(sys, "modules", {**sys.modules, "kerberos": None, "winkerberos": None})
         error = self.assertRaises(ConfigurationError, load_kerberos)
-        self.assertIn("package kerberos", str(error))
+        self.assertIn("package pykerberos", str(error))
 
     def test_installed(self) -> None:
         """Windows' library is preferred."""

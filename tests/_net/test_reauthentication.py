@@ -5,16 +5,19 @@ and once more where a server says that a log-in has expired.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bson
 from pymongo.auth_oidc import OIDCCallback, OIDCCallbackContext, OIDCCallbackResult
+from pymongo.monitoring import CommandListener
 from pymongo.server_api import ServerApi
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.fakecloud import FakeAgent, FakeResponse, ThreadClock
 from tests.fakeserver import FakeNetwork
+from tests.spec.test_units import SPECIFICATIONS
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     AutoReconnect,
@@ -196,7 +199,107 @@ class LogInTests(ClientTestCase):
         """Without the library the error of the first operation names it."""
         client = self.client("mongodb://u@a/?authMechanism=GSSAPI")
         error = self.fails(client.db.command("ping"), ConfigurationError)
-        self.assertIn("package kerberos", str(error))
+        self.assertIn("package pykerberos", str(error))
+
+
+_FILE = SPECIFICATIONS / "auth/tests/unified/mongodb-oidc-no-retry.json"
+
+
+class Observer(CommandListener):
+    """
+    Notes events.
+
+    @ivar seen: their names, as the specification has them, and the command.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def started(self, event: Any) -> None:
+        """A command was sent."""
+        self.seen.append(("commandStartedEvent", event.command_name))
+
+    def succeeded(self, event: Any) -> None:
+        """Its reply came."""
+        self.seen.append(("commandSucceededEvent", event.command_name))
+
+    def failed(self, event: Any) -> None:
+        """It failed."""
+        self.seen.append(("commandFailedEvent", event.command_name))
+
+
+class SpecificationTests(ClientTestCase):
+    """
+    C{mongodb-oidc-no-retry.json}, which needs a server of 7.0 Enterprise:
+    here it is scripted, with its fail points.
+    """
+
+    def setUp(self) -> None:
+        """A server with fail points."""
+        super().setUp()
+        self.point: dict[str, Any] = {}
+        usual = self.answer
+
+        def answer(body: dict[str, Any]) -> Any:
+            name = next(iter(body))
+            if name in self.point.get("failCommands", ()):
+                point, self.point = self.point, {}
+                if point.get("closeConnection"):
+                    return ConnectionError("closed")
+                return {"ok": 0.0, "code": point["errorCode"], "errmsg": "a fail point"}
+            if name == "find":
+                cursor = {"id": 0, "ns": "test.collName", "firstBatch": []}
+                return {"ok": 1.0, "cursor": cursor}
+            return usual(body)
+
+        def greet(body: dict[str, Any]) -> Any:
+            reply: dict[str, Any] = {"isWritablePrimary": True, "maxWireVersion": 21, "ok": 1.0}
+            if "speculativeAuthenticate" in body:
+                reply["speculativeAuthenticate"] = {"conversationId": 1, "done": True}
+            return reply
+
+        self.server.on_command, self.server.on_hello = answer, greet
+
+    def test_file(self) -> None:
+        """All its cases."""
+        if not _FILE.exists():
+            raise SkipTest(f"there is no {_FILE}: set TXMONGOKIT_SPECS")
+        for case in json.loads(_FILE.read_text())["tests"]:
+            self.tokens = Tokens()
+            self.run_case(case)
+
+    def run_case(self, case: dict[str, Any]) -> None:
+        """One case."""
+        observer = Observer()
+        client = self.client(retryReads=False, retryWrites=False, event_listeners=[observer])
+        collection = client["test"]["collName"]
+        for operation in case["operations"]:
+            given, wanted = operation["arguments"], operation.get("expectError")
+            if operation["name"] == "failPoint":
+                self.point = given["failPoint"]["data"]
+                continue
+            if operation["name"] == "find":
+                done = collection.find(given["filter"]).to_list()
+            else:
+                self.assertEqual(operation["name"], "insertOne")
+                done = collection.insert_one(given["document"])
+            self.network.advance(0.5)
+            if wanted is None:
+                self.successResultOf(done)
+            elif wanted.get("isClientError"):
+                self.failureResultOf(done, AutoReconnect)
+            else:
+                error = self.failureResultOf(done, OperationFailure).value
+                self.assertEqual(error.code, wanted["errorCode"])
+            # The server is looked at again after what was lost.
+            self.network.advance(10.0, 1.0)
+        for events in case.get("expectEvents", ()):
+            names = [
+                (kind, what.get("commandName") or next(iter(what["command"])))
+                for event in events["events"]
+                for kind, what in event.items()
+            ]
+            self.assertEqual(observer.seen, names, case["description"])
 
 
 class ExpiryTests(ClientTestCase):

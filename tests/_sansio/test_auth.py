@@ -417,7 +417,7 @@ class ChallengeResponseTests(ConversationTestCase):
         error = self.assertRaises(OperationFailure, conversation.send, gone)
         self.assertIn("leave authMechanism out", str(error))
         self.assertEqual(error.code, 59)
-        for code in (2, 334):
+        for code in (2, 18, 40415):
             conversation, _ = self.begin(credentials("MONGODB-CR"))
             conversation.send({"ok": 1, "nonce": "n"})
             gone = {"ok": 0, "code": code, "errmsg": "unsupported mechanism"}
@@ -430,7 +430,7 @@ class ChallengeResponseTests(ConversationTestCase):
         conversation.send({"ok": 1, "nonce": "n"})
         refusal = {"ok": 0, "code": 18, "errmsg": "auth failed"}
         error = self.assertRaises(OperationFailure, conversation.send, refusal)
-        self.assertNotIn("dropped", str(error))
+        self.assertEqual((error.code, "auth failed" in str(error)), (18, True))
         conversation, _ = self.begin(credentials("MONGODB-CR"))
         self.assertRaises(OperationFailure, conversation.send, {"ok": 1})
 

@@ -38,8 +38,8 @@ def load_kerberos() -> Any:
         except ImportError:
             continue
     raise ConfigurationError(
-        "authMechanism=GSSAPI needs the package kerberos, or winkerberos on Windows: install it "
-        "with pip"
+        "authMechanism=GSSAPI needs the module kerberos: install the package pykerberos, or "
+        "winkerberos on Windows"
     )
 
 
