@@ -25,6 +25,7 @@ _BLOCK = re.compile(r"(?m)^\.\. code-block:: python\n\n((?:(?: {4}.*)?\n)+)")
 _SECONDS = 120
 # The documents with code, and how many blocks of it each has.
 _BLOCKS = {
+    "authentication": 4,
     "connecting": 5,
     "migrating": 1,
     "pool": 1,
@@ -103,6 +104,12 @@ class CodeBlockTests(SynchronousTestCase):
         The connections of the how-to guide can be made.
         """
         self.runs("connecting")
+
+    def test_authentication(self) -> None:
+        """
+        The ways to log in are taken, as far as that needs no server.
+        """
+        self.runs("authentication")
 
     def test_time(self) -> None:
         """
