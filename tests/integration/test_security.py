@@ -144,7 +144,7 @@ class AuthenticationTests(SecurityTestCase):
             with self.assertRaises(OperationFailure) as caught:
                 await pool.authenticate("admin", "new", password, mechanism)
             self.assertIn(caught.exception.code, (18, 334))
-        with self.assertRaises(ConfigurationError):
+        with self.assertRaisesRegex(OperationFailure, "dropped MONGODB-CR"):
             await pool.authenticate("admin", "new", "pw", "MONGODB-CR")
         with self.assertRaisesRegex(ConfigurationError, "tls=true"):
             await pool.authenticate("$external", "new", "pw", "PLAIN")
