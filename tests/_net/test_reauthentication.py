@@ -9,7 +9,9 @@ import json
 from typing import Any
 
 import bson
+from bson.int64 import Int64
 from pymongo.auth_oidc import OIDCCallback, OIDCCallbackContext, OIDCCallbackResult
+from pymongo.cursor import CursorType
 from pymongo.monitoring import CommandListener
 from pymongo.server_api import ServerApi
 from twisted.internet.defer import CancelledError, Deferred
@@ -417,6 +419,24 @@ class ExpiryTests(ClientTestCase):
         self.failureResultOf(waiting, CancelledError)
         self.clock.release()
         self.do(self.pool.db.command("ping"))
+
+    def test_stream(self) -> None:
+        """A stream that is refused begins once more, on the same connection; but only once."""
+        for refusals in (1, 2):
+            del self.server.commands[:]
+            first = {"id": Int64(7), "ns": "db.things", "firstBatch": [{"_id": 1}]}
+            last = {"id": Int64(0), "ns": "db.things", "nextBatch": [{"_id": 2}]}
+            self.script = [{"ok": 1.0, "cursor": first}, *[EXPIRED] * refusals]
+            self.script.append({"ok": 1.0, "cursor": last})
+            found = self.pool.db.things.find({}, cursor_type=CursorType.EXHAUST).to_list()
+            self.network.advance(0.5)
+            names = ["find", "getMore", "saslStart", "getMore"]
+            if refusals == 1:
+                self.assertEqual(self.successResultOf(found), [{"_id": 1}, {"_id": 2}])
+                self.assertEqual(self.server.names(), names)
+            else:
+                error = self.failureResultOf(found, OperationFailure).value
+                self.assertEqual((error.code, self.server.names()[:4]), (391, names))
 
     def test_transaction(self) -> None:
         """A transaction that was turned away is begun once more."""

@@ -670,7 +670,7 @@ class Executor:
             protocol.resume()
             return result
 
-        try:
+        async def streamed() -> None:
             request = command.build(connection.info)
             encoded = self._encode(call, request.body, server)
             waiting = protocol.stream(encoded, replied)
@@ -679,6 +679,15 @@ class Executor:
             if self._observer.commands:
                 self._tell_started(call, request)
             await waiting
+
+        try:
+            try:
+                await streamed()
+            except OperationFailure as error:
+                if error.code != _REAUTHENTICATION_REQUIRED or protocol.closed:
+                    raise
+                await self._topology.reauthenticate(protocol)
+                await streamed()
         except PyMongoError as error:
             self._lost(call, error)
             self._topology.operation_failed(server, error, connection.generation)
