@@ -17,6 +17,7 @@ from bson.objectid import ObjectId
 from pymongo.collation import Collation
 
 from txmongokit.errors import InvalidName
+from txmongokit.filter import QueryFilter
 
 __all__ = [
     "CollationIn",
@@ -37,8 +38,8 @@ __all__ = [
     "projection_document",
 ]
 
-Keys: TypeAlias = str | Sequence[str | tuple[str, Any]] | Mapping[str, Any]
-"""A field name, several (with their directions), or the document itself."""
+Keys: TypeAlias = str | Sequence[str | tuple[str, Any]] | Mapping[str, Any] | QueryFilter
+"""A field name, several (with their directions), the document itself, or TxMongo's filter."""
 
 Hint: TypeAlias = Keys
 """An index by name, or by its keys."""
@@ -69,6 +70,8 @@ def key_document(name: str, keys: Keys) -> dict[str, Any]:
     """
     if isinstance(keys, str):
         return {keys: 1}
+    if isinstance(keys, QueryFilter):
+        keys = keys.only("sort")
     if isinstance(keys, Mapping):
         document = dict(keys)
     elif isinstance(keys, Sequence):
@@ -93,6 +96,8 @@ def hint_value(hint: Hint) -> str | dict[str, Any]:
     """
     A hint: an index's name stays as it is, keys become a document.
     """
+    if isinstance(hint, QueryFilter):
+        hint = hint.only("hint")
     return hint if isinstance(hint, str) else key_document("hint", hint)
 
 
