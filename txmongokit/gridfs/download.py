@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
 from gridfs.errors import CorruptGridFile, NoFile
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
 
 from txmongokit.collection import Collection
 from txmongokit.cursor import Cursor
 from txmongokit.errors import CursorNotFound, InvalidOperation
+from txmongokit.gridfs.delivery import Delivery
 from txmongokit.gridfs.place import FIELDS, Place, Stream, check_session, equal_to, place_of
 from txmongokit.sessions import ClientSession
 
-__all__ = ["GridOut", "GridOutCursor", "download"]
+__all__ = ["GridOut", "GridOutCursor", "GridOutIterator", "download"]
 
 # One batch of chunks, while the one before it is read.
 _DOWNLOAD_BYTES = 4 << 20
@@ -28,6 +30,7 @@ _FEWEST_CHUNKS = 4
 _OPTIONAL_FIELDS = frozenset(
     {"filename", "contentType", "chunkSize", "uploadDate", "aliases", "metadata", "md5"}
 )
+_WHOLE = frozenset({"_id", "length", "chunkSize"})
 
 
 class _Chunks:
@@ -169,7 +172,8 @@ class GridOut(Stream):
     for} gives lines.  Close it, or use C{async with}.
 
     @param root_collection: the collection named as the bucket is.
-    @param file_id: the file's C{_id}, or
+    @param file_id: the file's C{_id}, or, as in TxMongo, its document: what
+        has C{_id}, C{length} and C{chunkSize} is one.
     @param file_document: its document.
     @param session: for all of its commands.
     """
@@ -183,6 +187,8 @@ class GridOut(Stream):
         file_document: Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> None:
+        if file_document is None and isinstance(file_id, Mapping) and file_id.keys() >= _WHOLE:
+            file_id, file_document = None, file_id
         self._start(place_of(root_collection), file_id, file_document, session, None)
 
     def _start(
@@ -369,7 +375,7 @@ class GridOut(Stream):
             return
         if self._file is None:
             await self._open()
-        length, size = self._extent()
+        length, size = self.extent()
         self._buffer, self._start_of_buffer = b"", position
         if position >= length:
             return
@@ -387,7 +393,18 @@ class GridOut(Stream):
         self._buffer = await chunks.next()
         self._start_of_buffer = number * size
 
-    def _extent(self) -> tuple[int, int]:
+    def again(self) -> GridOut:
+        """
+        The same file, which has been opened, from its beginning.
+        """
+        return download(self._place, None, self._document, self._session, self._deadline)
+
+    def extent(self) -> tuple[int, int]:
+        """
+        The file's length and that of its chunks, in bytes.
+
+        @raise CorruptGridFile: its document does not say, or nonsense.
+        """
         try:
             length, size = int(self.length), int(self.chunk_size)
         except (TypeError, ValueError, AttributeError):
@@ -397,6 +414,24 @@ class GridOut(Stream):
                 f"the document of file {self._id!r} has no usable length and chunkSize"
             )
         return length, size
+
+    def deliver_to(self, consumer: IConsumer, size: int = -1) -> Deferred[int]:
+        """
+        Push what is left to a consumer, which may have it pause: then one
+        chunk is held and a batch asked for, no more.
+
+        @param consumer: it gets a L{Delivery} registered, and that is
+            unregistered at the end; nothing closes it.
+        @param size: how many bytes at the most; all of them if it is negative.
+        @return: fires with how many bytes it got.  Cancelling it ends the
+            delivery.
+        @raise CancelledError: the consumer wanted no more.
+        @raise CorruptGridFile: see L{read}.
+        """
+        return Delivery(self, consumer, size).registered()
+
+    def __iter__(self) -> Iterator[Deferred[bytes]]:
+        return GridOutIterator(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -428,6 +463,30 @@ class GridOut(Stream):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+class GridOutIterator(Iterator[Deferred[bytes]]):
+    """
+    The chunks of a file from its beginning, each as a L{Deferred}: wait for
+    one before asking for the next.  Where the file has been read to does not
+    matter, and is left alone.
+
+    @param grid_out: the file, which has been opened.
+    @param chunks: TxMongo's collection of chunks; the file knows its own.
+    """
+
+    def __init__(self, grid_out: GridOut, chunks: Collection[Any] | None = None) -> None:
+        self._stream = grid_out.again()
+        length, size = self._stream.extent()
+        self._left = -(-length // size) if length else 0
+
+    def __next__(self) -> Deferred[bytes]:
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        return self._stream.readchunk()
+
+    next = __next__
 
 
 class GridOutCursor(Cursor[GridOut]):

@@ -5,6 +5,8 @@ Uploads: streams that become files.
 from __future__ import annotations
 
 import datetime
+import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +16,9 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from gridfs.errors import FileExists
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IProducer
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from txmongokit.collection import Collection
 from txmongokit.errors import ConnectionFailure, DuplicateKeyError, InvalidOperation, PyMongoError
@@ -40,6 +44,7 @@ _REMOVAL_SECONDS = 10.0
 _SET_BY_US = frozenset({"_id", "chunkSize", "length", "uploadDate", "md5", "closed"})
 
 
+@implementer(IConsumer)
 class GridIn(Stream):
     """
     An upload.  Made by L{GridFSBucket.open_upload_stream}.
@@ -54,11 +59,16 @@ class GridIn(Stream):
 
     C{async with} closes it, or aborts it after an exception.
 
+    It is an L{IConsumer}, too: while a producer is registered, what
+    L{write} is given waits its turn, and the producer pauses while no more
+    can be taken.  An error then stops the producer, and L{close} fails with it.
+
     @param root_collection: the collection named as the bucket is.
     @param session: for all of its commands; they then follow one another.
     @param fields: of the file's document: C{_id}, C{filename},
         C{chunk_size}, C{metadata}, ...; C{encoding} is what L{write} encodes
-        strings with.
+        strings with; C{md5=True} asks for the sum of the content, which is
+        computed here and is C{md5} once the file is closed.
     """
 
     def __init__(
@@ -82,6 +92,10 @@ class GridIn(Stream):
             file["_id"] = ObjectId()
         file.update({FIELDS.get(name, name): value for name, value in fields.items()})
         check_chunk_size(file.setdefault("chunkSize", DEFAULT_CHUNK_SIZE))
+        md5 = file.pop("md5", False)
+        if not isinstance(md5, bool):
+            raise TypeError(f"md5 must be True or False, not {type(md5).__name__}")
+        self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
         self._place = place
         self._session = session
         self._deadline = deadline
@@ -101,6 +115,14 @@ class GridIn(Stream):
         self._failure: BaseException | None = None
         self._waiter: Deferred[None] | None = None
         self._published = False  # Whether the file's document may be there.
+        self._producer: Any = None
+        self._streaming = False
+        self._paused = False  # The producer.
+        self._queue: deque[Any] = deque()  # What it has written,
+        self._draining: Deferred[None] | None = None  # and what takes that.
+        self._work: Deferred[None] | None = None
+        self._stopping = False
+        self._broken: BaseException | None = None  # Why no more is taken.
         return self
 
     def __repr__(self) -> str:
@@ -126,6 +148,8 @@ class GridIn(Stream):
         if field in file:
             return file[field]
         if field in ("filename", "contentType", "metadata"):
+            return None
+        if field == "md5" and self._closed:
             return None
         if field in ("length", "uploadDate", "md5"):
             raise AttributeError(f"the file's {name} is known when it has been closed")
@@ -189,7 +213,9 @@ class GridIn(Stream):
         """
         return self._position + len(self._partial)
 
-    def write(self, data: Any) -> Deferred[None]:
+    def write(  # type: ignore[override]  # producers may ignore what it returns
+        self, data: Any
+    ) -> Deferred[None]:
         """
         Write bytes, or what is left of something with C{read}.  One call at
         a time.
@@ -203,19 +229,26 @@ class GridIn(Stream):
         @raise ValueError: the file is closed.
         @raise TypeError: it is neither.
         """
+        if self._broken is not None:
+            return succeed(None)  # The producer was told to stop; close() says why.
         if self._closed:
             raise ValueError("cannot write to a closed file")
+        if self._producer is not None or self._draining is not None:
+            return self._take(data)
         read = getattr(data, "read", None)
         if read is not None:
             return self.alone(self._guarded, self._write_from, read)
+        return self.alone(self._guarded, self._write, self._bytes(data))
+
+    def _bytes(self, data: Any) -> bytes | bytearray | memoryview:
         if isinstance(data, str):
             encoding = self._file.get("encoding")
             if encoding is None:
                 raise TypeError("must specify an encoding for file in order to write str")
-            data = data.encode(encoding)
-        elif not isinstance(data, (bytes, bytearray, memoryview)):
+            return data.encode(encoding)
+        if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"can only write bytes or file-like objects, not {type(data).__name__}")
-        return self.alone(self._guarded, self._write, data)
+        return data
 
     def writelines(self, sequence: Iterable[Any]) -> Deferred[None]:
         """
@@ -226,6 +259,99 @@ class GridIn(Stream):
     async def _write_all(self, sequence: Iterable[Any]) -> None:
         for data in sequence:
             await self.write(data)
+
+    # As a consumer.
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        Take what a producer writes, until L{unregisterProducer}.
+
+        @raise RuntimeError: there is another one.
+        """
+        if self._producer is not None:
+            raise RuntimeError("the file has a producer already: unregister that first")
+        if self._closed:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self._streaming = streaming
+        self._paused = False
+        if not streaming:
+            self._start_draining()
+
+    def unregisterProducer(self) -> None:
+        """
+        The producer has written all it has; L{close} is still to be called.
+        """
+        self._producer = None
+        self._paused = False
+
+    def _take(self, data: Any) -> Deferred[None]:
+        self._queue.append(self._bytes(data))
+        if self._draining is None:
+            self._start_draining()
+        pausing = self._draining is not None and self._streaming and not self._paused
+        if pausing and self._producer is not None:
+            self._paused = True
+            self._producer.pauseProducing()
+        return succeed(None)
+
+    def _start_draining(self) -> None:
+        # Set before the work begins, so that what is written by then waits.
+        done: Deferred[None] = Deferred(lambda _: self._stop_draining())
+        self._draining = done
+        self._work = self.alone(self._drain)
+        self._work.addBoth(self._drained, done)
+
+    async def _drain(self) -> None:
+        try:
+            while True:
+                while self._queue:
+                    await self._guarded(self._write, self._queue.popleft())
+                if self._stopping:
+                    await self._give_up(CancelledError())
+                if self._stopping or not self._wake():
+                    return
+        except BaseException as error:
+            self._broken = error
+            self._queue.clear()
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                producer.stopProducing()
+
+    def _wake(self) -> bool:
+        """
+        Have the producer go on.
+
+        @return: whether it has written something at once.
+        """
+        if self._producer is None or (self._streaming and not self._paused):
+            return False
+        self._paused = False
+        self._producer.resumeProducing()
+        return bool(self._queue)
+
+    def _drained(self, result: Any, done: Deferred[None]) -> None:
+        self._draining = self._work = None
+        if not done.called:
+            done.callback(None)
+
+    def _stop_draining(self) -> None:
+        self._stopping = True
+        self._queue.clear()
+        if self._work is not None:
+            self._work.cancel()
+
+    async def _after_draining(
+        self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
+    ) -> None:
+        if self._draining is not None:
+            await self._draining
+        if self._broken is not None:
+            error, self._broken = self._broken, None
+            raise error
+        if not self._closed:
+            await self.alone(work, *arguments)
 
     async def _guarded(
         self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
@@ -276,6 +402,8 @@ class GridIn(Stream):
         self._batch_size += len(encoded)
         self._number += 1
         self._position += len(data)
+        if self._md5 is not None:
+            self._md5.update(data)
         if self._batch_size >= _UPLOAD_BYTES or len(self._batch) >= _UPLOAD_CHUNKS:
             await self._send()
 
@@ -328,6 +456,8 @@ class GridIn(Stream):
         @return: fires with C{None}.  Cancelling it aborts the upload.
         @raise FileExists: there is a file with that C{_id}.
         """
+        if self._draining is not None or self._broken is not None:
+            return Deferred.fromCoroutine(self._after_draining(self._guarded, self._close))
         if self._closed:
             return succeed(None)
         return self.alone(self._guarded, self._close)
@@ -342,6 +472,8 @@ class GridIn(Stream):
         file = self._file
         file["length"] = Int64(self._position)
         file["uploadDate"] = datetime.datetime.now(tz=datetime.UTC)
+        if self._md5 is not None:
+            file["md5"] = self._md5.hexdigest()
         self._published = True
         try:
             await self._files.insert_one(file, session=self._session)
@@ -357,9 +489,24 @@ class GridIn(Stream):
 
         @return: fires with C{None} when they are removed.
         """
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+        if self._draining is not None:
+            # Its end removes what was written.
+            draining = self._draining
+            self._stop_draining()
+            return Deferred.fromCoroutine(self._after_abort(draining))
+        self._broken = None
         if self._closed:
             return succeed(None)
         return self.alone(self._abort)
+
+    async def _after_abort(self, draining: Deferred[None]) -> None:
+        await draining
+        self._broken = None
+        if not self._closed:
+            await self._abort()
 
     async def _abort(self) -> None:
         self._closed = True
@@ -412,6 +559,8 @@ class GridIn(Stream):
     ) -> None:
         if error is None:
             await self.close()
+        elif self._draining is not None or self._producer is not None:
+            await self.abort()
         elif not self._closed:
             await self.alone(self._give_up, error)
 
