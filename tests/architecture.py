@@ -58,6 +58,7 @@ API = (
     "changestream",
     "indexes",
     "bulkwrite",
+    "legacy",
     "collection",
     "database",
     "deployment",
@@ -257,6 +258,8 @@ def band(path: str) -> str | None:
         return "values"
     if first in ("_sansio", "_net", "protocol"):
         return first
+    if path == "gridfs.__main__":
+        return "applications"  # The command has nothing but the package's name in common.
     if first in API:
         return "api"
     if first in APPLICATIONS:

@@ -62,8 +62,9 @@ from txmongokit._sansio.transactions import bound_session
 from txmongokit.bulkwrite import run_bulk
 from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
-from txmongokit.indexes import IndexedScope
+from txmongokit.filter import QueryFilter
 from txmongokit.interfaces import IOperationRunner
+from txmongokit.legacy import LegacyScope, Query, pages, query
 from txmongokit.scope import changed, written_in
 from txmongokit.sessions import ClientSession, session_state
 
@@ -72,7 +73,7 @@ __all__ = ["Collection", "aggregation"]
 DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
 
 
-class Collection(IndexedScope, Generic[DocumentT]):
+class Collection(LegacyScope, Generic[DocumentT]):
     """
     One collection.
 
@@ -193,8 +194,9 @@ class Collection(IndexedScope, Generic[DocumentT]):
     def find_one(
         self,
         filter: Any = None,
+        /,
         projection: Projection | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
@@ -202,31 +204,49 @@ class Collection(IndexedScope, Generic[DocumentT]):
         The first document that matches.
 
         @param filter: a document; anything else is an C{_id}.
+        @param places: TxMongo's C{skip} and C{sort}.
         @param options: C{sort}, C{skip}, C{hint}, C{collation}, C{comment},
             C{let}, C{min}, C{max}, C{max_time_ms}, C{allow_disk_use},
             C{allow_partial_results}, C{return_key}, C{show_record_id},
-            C{raw_data}.
+            C{raw_data}; C{filter}, C{spec}, C{fields} as in L{find}.
         @return: fires with the document, or C{None}.
         """
-        query = (
-            {"_id": filter} if filter is not None and not isinstance(filter, Mapping) else filter
-        )
         if projection is not None:
             options["projection"] = projection
+        if places or options or isinstance(filter, QueryFilter):
+            if len(places) > 2:
+                raise TypeError("find_one(filter, projection, skip, sort) takes no more in order")
+            options = {**dict(zip(("skip", "sort"), places, strict=False)), **options}
+            wanted = query(filter, options)
+            if wanted.inherited or wanted.explained:
+                return self._special(wanted, session)
+            filter = wanted.filter
+        if filter is not None and not isinstance(filter, Mapping):
+            filter = {"_id": filter}
         limits = self._limits(options) if options else self._options
         result: Deferred[DocumentT | None] = self._runner.run(
-            FindOne(self._database_name, self._name, limits, query, options),
+            FindOne(self._database_name, self._name, limits, filter, options),
             None if session is None else session_state(session),
         )
         return result
 
+    def _special(self, wanted: Query, session: ClientSession | None) -> Deferred[DocumentT | None]:
+        """One document by what only L{find} reads."""
+        if wanted.filter is not None and not isinstance(wanted.filter, Mapping):
+            wanted.filter = {"_id": wanted.filter}
+        wanted.arguments.update(limit=-1, session=session)
+        found = self._found(wanted)
+        documents = found if isinstance(found, Deferred) else found.deferred()
+        return documents.addCallback(lambda documents: documents[0] if documents else None)
+
     def find(
         self,
-        filter: Mapping[str, Any] | None = None,
-        projection: Projection | None = None,
+        filter: Mapping[str, Any] | QueryFilter | None = None,
+        /,
+        projection: Projection | int | None = None,
         skip: int = 0,
-        limit: int = 0,
-        no_cursor_timeout: bool | None = None,
+        limit: Any = 0,
+        no_cursor_timeout: Any = None,
         cursor_type: int = CursorType.NON_TAILABLE,
         sort: Keys | None = None,
         *,
@@ -239,6 +259,13 @@ class Collection(IndexedScope, Generic[DocumentT]):
         """
         The documents that match.
 
+        TxMongo's orders are understood, too: C{find(filter, projection,
+        skip, limit, sort)}, and, with a warning, C{find(spec, skip, limit,
+        fields, filter, cursor)}, where C{filter} is one of
+        L{txmongokit.filter} and C{cursor} asks for L{find_with_cursor}'s
+        pages.  A filter with C{explain()} makes it a L{Deferred} of a list
+        of the plan.
+
         @param limit: the most documents; 0 for all, negative for one batch.
         @param max_await_time_ms: on a tailable-await cursor, how long the
             server waits for new documents.
@@ -246,25 +273,44 @@ class Collection(IndexedScope, Generic[DocumentT]):
             C{timeout} is for the cursor's lifetime or, as on a tailable
             cursor, for each iteration.
         @param options: as in L{find_one}, and C{oplog_replay}, which servers
-            from 4.4 on do without.
+            from 4.4 on do without; TxMongo's C{flags}, of
+            L{txmongokit.types}, and C{as_class}.
         @return: a cursor, which starts on its first use.
         """
-        return self._find(
-            filter,
-            {
-                "projection": projection,
-                "skip": skip or None,
-                "sort": sort,
-                "no_cursor_timeout": no_cursor_timeout,
-                **options,
-            },
-            session,
-            limit=limit,
-            batch_size=batch_size,
-            cursor_type=cursor_type,
-            max_await_time_ms=max_await_time_ms,
-            timeout_mode=timeout_mode,
-        )
+        arguments = {
+            "projection": projection,
+            "skip": skip,
+            "limit": limit,
+            "no_cursor_timeout": no_cursor_timeout,
+            "cursor_type": cursor_type,
+            "sort": sort,
+            "batch_size": batch_size,
+            "max_await_time_ms": max_await_time_ms,
+            "timeout_mode": timeout_mode,
+            "session": session,
+            **options,
+        }
+        found: Cursor[DocumentT] = self._found(query(filter, arguments))
+        return found
+
+    def _found(self, wanted: Query) -> Any:
+        arguments = wanted.arguments
+        if wanted.inherited:
+            changes = dict(wanted.inherited)
+            document_class = changes.pop("document_class", None)
+            if document_class is not None:
+                changes["codec_options"] = self.codec_options.with_options(
+                    document_class=document_class
+                )
+            wanted.inherited = {}
+            return self.with_options(**changes)._found(wanted)
+        arguments["skip"] = arguments.get("skip") or None
+        of_cursor = {name: arguments.pop(name) for name in _OF_CURSOR if name in arguments}
+        session = arguments.pop("session", None)
+        cursor: Cursor[Any] = self._find(wanted.filter, arguments, session, **of_cursor)
+        if wanted.explained:
+            return cursor.explain().addCallback(lambda plan: [plan])
+        return pages(cursor) if wanted.paged else cursor
 
     def find_raw_batches(
         self,
@@ -414,6 +460,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
     def count(
         self,
         filter: Mapping[str, Any] | None = None,
+        fields: Projection | None = None,
         *,
         session: ClientSession | None = None,
         **options: Any,
@@ -423,16 +470,19 @@ class Collection(IndexedScope, Generic[DocumentT]):
         Deprecated: L{count_documents} and L{estimated_document_count} do
         better.
 
+        @param fields: is sent, and means nothing to servers.
         @param options: C{skip}, C{limit}, C{hint}, C{collation},
-            C{comment}, C{max_time_ms}, C{raw_data}.
+            C{comment}, C{max_time_ms}, C{raw_data}; C{spec}, TxMongo's name
+            of C{filter}.
         """
         warnings.warn(
             "count is deprecated: use count_documents or estimated_document_count",
             DeprecationWarning,
             stacklevel=2,
         )
-        if filter is not None:
-            check_mapping("filter", filter)
+        filter = _query_of(filter, options)
+        if fields is not None:
+            options["fields"] = fields
         limits = self._limits(options)
         return self._run(Count(self._database_name, self._name, limits, filter, **options), session)
 
@@ -448,12 +498,11 @@ class Collection(IndexedScope, Generic[DocumentT]):
         The different values of a field.
 
         @param options: C{collation}, C{comment}, C{hint}, C{max_time_ms},
-            C{raw_data}.
+            C{raw_data}; C{spec}, TxMongo's name of C{filter}.
         """
         if not isinstance(key, str):
             raise TypeError(f"key must be a field's name, not {type(key).__name__}")
-        if filter is not None:
-            check_mapping("filter", filter)
+        filter = _query_of(filter, options)
         limits = self._limits(options)
         return self._run(
             Distinct(self._database_name, self._name, limits, key, filter, **options), session
@@ -463,9 +512,9 @@ class Collection(IndexedScope, Generic[DocumentT]):
         self,
         map: Any,
         reduce: Any,
+        *places: Any,
         out: str | Mapping[str, Any] | None = None,
         full_response: bool = False,
-        *,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[Any]:
@@ -474,6 +523,7 @@ class Collection(IndexedScope, Generic[DocumentT]):
 
         @param map: JavaScript, as text or C{bson.Code}.
         @param reduce: JavaScript, too.
+        @param places: C{out}, C{full_response}, or C{full_response} alone.
         @param out: the collection for the results, or the server's own
             document about it; without one they come back.
         @param full_response: whether the result is the server's reply.
@@ -484,6 +534,13 @@ class Collection(IndexedScope, Generic[DocumentT]):
         """
         warnings.warn("map_reduce is deprecated: use aggregate", DeprecationWarning, stacklevel=2)
         limits = self._limits(options)
+        for place in places:
+            if isinstance(place, bool) and not full_response:
+                full_response = place
+            elif place is not None and out is None:
+                out = place
+            elif place is not None:
+                raise TypeError("map_reduce(map, reduce, out, full_response) takes no more")
         target = {"inline": 1} if out is None else out
         command = MapReduce(self._database_name, self._name, limits, map, reduce, target, **options)
         reduced = self._run(command, session)
@@ -865,6 +922,9 @@ class Collection(IndexedScope, Generic[DocumentT]):
         return self._run(command, session).addCallback(first)
 
 
+# What of a find's arguments is the cursor's.
+_OF_CURSOR = ("limit", "batch_size", "cursor_type", "max_await_time_ms", "timeout_mode")
+
 # What of an aggregation's options is the cursor's, under PyMongo's other name.
 _CURSOR_OPTIONS = {
     "batchSize": "batch_size",
@@ -908,6 +968,18 @@ def aggregation(
         **options,
     )
     return CommandCursor(runner, command, session, comment=options.get("comment"), **of_cursor)
+
+
+def _query_of(filter: Any, options: dict[str, Any]) -> Mapping[str, Any] | None:
+    """A query document by its name or TxMongo's first one, C{spec}."""
+    if "spec" in options:
+        if filter is not None:
+            raise TypeError("spec is the older name of filter: give one of them")
+        filter = options.pop("spec")
+    if filter is not None:
+        check_mapping("filter", filter)
+    found: Mapping[str, Any] | None = filter
+    return found
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:

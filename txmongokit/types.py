@@ -8,7 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Address", "ConnectionInfo", "Document", "format_address"]
+__all__ = [
+    "Address",
+    "ConnectionInfo",
+    "Document",
+    "INSERT_CONTINUE_ON_ERROR",
+    "UPDATE_UPSERT",
+    "UPDATE_MULTI",
+    "DELETE_SINGLE_REMOVE",
+    "QUERY_TAILABLE_CURSOR",
+    "QUERY_SLAVE_OK",
+    "QUERY_OPLOG_REPLAY",
+    "QUERY_NO_CURSOR_TIMEOUT",
+    "QUERY_AWAIT_DATA",
+    "QUERY_EXHAUST",
+    "QUERY_PARTIAL",
+    "format_address",
+]
 
 Document: TypeAlias = Mapping[str, Any]
 """A BSON document as users pass it in."""
@@ -51,3 +67,17 @@ def format_address(address: Address) -> str:
     if port is None:
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# The flags of older messages, as TxMongo's calls take them.
+INSERT_CONTINUE_ON_ERROR = 1
+UPDATE_UPSERT = 1
+UPDATE_MULTI = 2
+DELETE_SINGLE_REMOVE = 1
+QUERY_TAILABLE_CURSOR = 2
+QUERY_SLAVE_OK = 4
+QUERY_OPLOG_REPLAY = 8
+QUERY_NO_CURSOR_TIMEOUT = 16
+QUERY_AWAIT_DATA = 32
+QUERY_EXHAUST = 64
+QUERY_PARTIAL = 128

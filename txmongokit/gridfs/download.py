@@ -227,6 +227,15 @@ class GridOut(Stream):
             raise InvalidOperation("this file has not been opened: wait for open() first")
         return self._file
 
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """
+        The file's document.
+
+        @raise InvalidOperation: the file has not been opened.
+        """
+        return self._document
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_file" not in self.__dict__:
             raise AttributeError(name)

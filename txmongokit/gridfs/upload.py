@@ -250,6 +250,16 @@ class GridIn(Stream):
             raise TypeError(f"can only write bytes or file-like objects, not {type(data).__name__}")
         return data
 
+    def digest(self) -> str | None:
+        """
+        The sum of what has been written, or C{None} where none was asked for.
+        """
+        if self._md5 is None:
+            return None
+        summed = self._md5.copy()
+        summed.update(self._partial)
+        return summed.hexdigest()
+
     def writelines(self, sequence: Iterable[Any]) -> Deferred[None]:
         """
         Write several things; see L{write}.

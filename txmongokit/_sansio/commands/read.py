@@ -566,6 +566,7 @@ class CountDocuments(DocumentCommand[int]):
 
 
 _COUNT_OPTIONS = {
+    "fields": "fields",
     "skip": "skip",
     "limit": "limit",
     "hint": "hint",
