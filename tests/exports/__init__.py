@@ -1,0 +1,3 @@
+"""
+The public names of the drivers whose users come to us, and what makes the lists.
+"""
