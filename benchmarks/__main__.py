@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.client import (
     ALL_TASKS,
+    FILE_TASKS,
     PEERS,
     Comparison,
     Environments,
@@ -25,6 +26,7 @@ from benchmarks.client import (
     measure,
     measure_beside,
     prepare,
+    prepare_file,
     task_report,
 )
 from txmongokit.testing import ServerFailed, ServerNotFound, replica_set, standalone
@@ -90,6 +92,8 @@ def _compare(options: argparse.Namespace) -> Comparison:
         deploy = replica_set if options.replica_set else standalone
         deployment = stack.enter_context(deploy(cache_gb=1))
         prepare(deployment)
+        if set(options.tasks) & set(FILE_TASKS):
+            prepare_file(deployment)
         host, port = deployment.addresses[0]
         for peer in peers:
             peer.ask("connect", host=host, port=port)

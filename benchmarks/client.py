@@ -20,7 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from benchmarks.peers.work import CORPUS, TASKS, corpus_document
+from gridfs import GridFS
+from pymongo.database import Database
+
+from benchmarks.peers.work import CORPUS, FILES, TASKS, corpus_document, file_content
 from txmongokit.testing import Deployment
 
 __all__ = [
@@ -48,17 +51,25 @@ class PeerKind:
     @ivar module: its module in C{benchmarks.peers}.
     @ivar requirements: what its environment must hold; empty for the one that
         this process runs in.
+    @ivar leaves_out: the tasks that it is not for.
     """
 
     module: str
     requirements: tuple[str, ...] = ()
+    leaves_out: tuple[str, ...] = ()
 
+
+FILE_TASKS = ("upload", "download", "upload_20", "download_20")
+"""
+Those which are run only when C{--only} names them.
+"""
 
 PEERS = {
     OURS: PeerKind("ours"),
-    "txmongo": PeerKind("theirs", ("txmongo==26.0.0",)),
+    # A download takes it so long that twenty would take minutes.
+    "txmongo": PeerKind("theirs", ("txmongo==26.0.0",), ("download_20",)),
     "pymongo": PeerKind("official", ("pymongo~=4.20.0",)),
-    "floor": PeerKind("floor"),
+    "floor": PeerKind("floor", leaves_out=FILE_TASKS),
 }
 
 _TITLES = {
@@ -67,6 +78,10 @@ _TITLES = {
     "find_many": f"find of {CORPUS:,} documents of 1.6 kB",
     "insert_one": "insert_one, one at a time",
     "insert_many": f"insert_many of {CORPUS:,} documents of 0.3 kB",
+    "upload": "GridFS, a file of 52 MB up",
+    "download": "GridFS, a file of 52 MB down",
+    "upload_20": f"GridFS, {FILES} files of 52 MB up side by side",
+    "download_20": f"GridFS, {FILES} files of 52 MB down side by side",
 }
 
 
@@ -248,6 +263,14 @@ def prepare(deployment: Deployment) -> None:
         )
 
 
+def prepare_file(deployment: Deployment) -> None:
+    """
+    Write the file that is downloaded.
+    """
+    with deployment.client() as client:
+        GridFS(client["benchmark"]).put(file_content(), filename="file")
+
+
 def measure(
     deployment: Deployment,
     peers: Sequence[PeerProcess],
@@ -265,18 +288,28 @@ def measure(
     comparison = Comparison()
     with deployment.client() as client:
         for task in tasks:
+            able = [peer for peer in peers if task not in PEERS[peer.name].leaves_out]
             for turn in range(rounds + 1):
                 # The first round warms up. Later ones begin with another peer each.
-                start = turn % len(peers)
-                for peer in [*peers[start:], *peers[:start]]:
+                start = turn % len(able)
+                for peer in [*able[start:], *able[:start]]:
                     say(f"{task}, round {turn} of {rounds}, {peer.name}")
                     if task.startswith("insert"):
                         client["benchmark"]["inserted"].drop()
+                    elif task.startswith("upload"):
+                        _remove_uploads(client["benchmark"])
                     if turn:
                         comparison.add(task, peer.name, Measurement.of(peer.ask(task, **budget)))
                     else:
                         peer.ask(task, seconds=0.1)
     return comparison
+
+
+def _remove_uploads(database: Database[Any]) -> None:
+    """Leave the file that is downloaded alone, and the indexes."""
+    uploaded = [each["_id"] for each in database["fs.files"].find({"filename": {"$ne": "file"}})]
+    database["fs.chunks"].delete_many({"files_id": {"$in": uploaded}})
+    database["fs.files"].delete_many({"_id": {"$in": uploaded}})
 
 
 def measure_beside(peers: Sequence[PeerProcess], seconds: float) -> dict[str, dict[str, Any]]:
@@ -334,7 +367,7 @@ def chosen(names: str | None, known: Iterable[str], what: str) -> list[str]:
     """
     known = list(known)
     if not names:
-        return known
+        return [name for name in known if name not in FILE_TASKS]
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
+from gridfs.asynchronous import AsyncGridFSBucket
 from pymongo import AsyncMongoClient
 
 from benchmarks.peers.work import SLOW, Peer, serve
@@ -20,6 +21,7 @@ class _PyMongo(Peer):
         self._database = self._client["benchmark"]
         self._corpus = self._database["corpus"]
         self._inserted = self._database["inserted"]
+        self._bucket = AsyncGridFSBucket(self._database)
 
     async def close(self) -> None:
         await self._client.close()
@@ -38,6 +40,13 @@ class _PyMongo(Peer):
 
     def ping(self) -> Awaitable[Any]:
         return self._database.command("ping")
+
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        return self._bucket.upload_from_stream(name, content)
+
+    async def download(self, name: str) -> bytes:
+        stream = await self._bucket.open_download_stream_by_name(name)
+        return await stream.read()
 
     def slow(self) -> Awaitable[Any]:
         return self._corpus.find_one(SLOW)

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.peers.reactor import TwistedPeer, run
 from benchmarks.peers.work import SLOW
 from txmongokit.connection import ConnectionPool
+from txmongokit.gridfs import GridFSBucket
 
 
 class _Ours(TwistedPeer):
@@ -18,6 +19,7 @@ class _Ours(TwistedPeer):
         self._database = self._pool["benchmark"]
         self._corpus = self._database["corpus"]
         self._inserted = self._database["inserted"]
+        self._bucket = GridFSBucket(self._database)
 
     async def close(self) -> None:
         await self._pool.disconnect()
@@ -36,6 +38,13 @@ class _Ours(TwistedPeer):
 
     def ping(self) -> Awaitable[Any]:
         return self._database.command("ping")
+
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        return self._bucket.upload_from_stream(name, content)
+
+    async def download(self, name: str) -> bytes:
+        stream = await self._bucket.open_download_stream_by_name(name)
+        return await stream.read()
 
     def slow(self) -> Awaitable[Any]:
         return self._corpus.find_one(SLOW)

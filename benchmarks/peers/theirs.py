@@ -20,6 +20,7 @@ class _TxMongo(TwistedPeer):
         self._database = self._pool["benchmark"]
         self._corpus = self._database["corpus"]
         self._inserted = self._database["inserted"]
+        self._files = importlib.import_module("txmongo.gridfs").GridFS(self._database)
 
     async def close(self) -> None:
         await self._pool.disconnect()
@@ -43,6 +44,15 @@ class _TxMongo(TwistedPeer):
     def ping(self) -> Awaitable[Any]:
         answered: Awaitable[Any] = self._database.command("ping")
         return answered
+
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        put: Awaitable[Any] = self._files.put(content, filename=name)
+        return put
+
+    async def download(self, name: str) -> bytes:
+        stream = await self._files.get_last_version(name)
+        content: bytes = await stream.read()
+        return content
 
     def slow(self) -> Awaitable[Any]:
         found: Awaitable[Any] = self._corpus.find_one(SLOW)

@@ -12,12 +12,25 @@ from __future__ import annotations
 import abc
 import gc
 import json
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
-__all__ = ["CORPUS", "IN_FLIGHT", "SLOW", "TASKS", "Budget", "Peer", "corpus_document", "serve"]
+__all__ = [
+    "CORPUS",
+    "FILES",
+    "IN_FLIGHT",
+    "SLOW",
+    "TASKS",
+    "Budget",
+    "Peer",
+    "corpus_document",
+    "file_content",
+    "serve",
+]
 
 CORPUS = 10_000
 """
@@ -25,6 +38,13 @@ Documents to read, of 1.6 kB each; and to insert in one go.
 """
 
 IN_FLIGHT = 100
+
+FILES = 20
+"""
+How many files side by side.
+"""
+
+_FILE_BYTES = 52 << 20
 
 _WORDS = ["alder", "birch", "cedar", "elm", "hazel", "larch", "maple", "oak", "pine", "rowan"]
 
@@ -57,6 +77,13 @@ def corpus_document(number: int) -> dict[str, Any]:
 def _small_document(number: int) -> dict[str, Any]:
     """A document of 0.3 kB, without an C{_id}."""
     return {f"field{place}": f"{_WORDS[place]} {number:08d}" for place in range(10)}
+
+
+def file_content() -> bytes:
+    """
+    52 MB that cannot be compressed, the same each time.
+    """
+    return random.Random(52).randbytes(_FILE_BYTES)
 
 
 class Budget:
@@ -123,6 +150,14 @@ class Peer(abc.ABC):
     def slow(self) -> Awaitable[Any]:
         """A query that takes the server one second: it has the filter L{SLOW}."""
 
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        """A file into GridFS, where the peer has that."""
+        raise NotImplementedError("this peer has no GridFS")
+
+    async def download(self, name: str) -> bytes:
+        """A whole file from GridFS, where the peer has that."""
+        raise NotImplementedError("this peer has no GridFS")
+
     @abc.abstractmethod
     def start(self, work: Coroutine[Any, Any, None]) -> Awaitable[Any]:
         """Run something in the background."""
@@ -162,18 +197,53 @@ async def _insert_many(peer: Peer, budget: Budget) -> None:
         await peer.insert_many([_small_document(number) for number in range(CORPUS)])
 
 
+_content: list[bytes] = []
+
+
+def _file() -> bytes:
+    if not _content:
+        _content.append(file_content())
+    return _content[0]
+
+
+async def _upload(peer: Peer, budget: Budget) -> None:
+    content = _file()
+    while budget.more():
+        await peer.upload(f"upload {budget.count}", content)
+
+
+async def _download(peer: Peer, budget: Budget) -> None:
+    content = _file()
+    while budget.more():
+        if await peer.download("file") != content:
+            raise AssertionError("another file has come")
+
+
+async def _side_by_side(task: Task, peer: Peer, budget: Budget) -> None:
+    working = [peer.start(task(peer, Budget(0, 1))) for _ in range(FILES)]
+    for worker in working:
+        await worker
+    budget.count = FILES
+
+
 TASKS: dict[str, Task] = {
     "find_one": _one_at_a_time,
     "find_one_100": _in_flight,
     "find_many": _find_many,
     "insert_one": _insert_one,
     "insert_many": _insert_many,
+    "upload": _upload,
+    "download": _download,
+    "upload_20": partial(_side_by_side, _upload),
+    "download_20": partial(_side_by_side, _download),
 }
 
 
 async def _measure(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     """One task: operations, and seconds of wall and CPU time."""
     task = TASKS[request["task"]]
+    if "load" in request["task"]:
+        _file()
     gc.collect()  # Nobody pays for another turn's garbage.
     budget = Budget(request["seconds"], request.get("operations"))
     began, cpu = time.perf_counter(), time.process_time()
