@@ -119,6 +119,7 @@ class ConnectionPool(Deployment):
     ) -> None:
         if pool_size is not None:
             if type(pool_size) is not int or pool_size < 1:
+        _wire_version_limit: int | None = None,
                 raise ConfigurationError(
                     f"pool_size={pool_size!r} must be a whole number of at least 1"
                 )
@@ -132,7 +133,12 @@ class ConnectionPool(Deployment):
         self._client_options = client_options
         self._reactor = reactor
         self._connector = Connector(
-            reactor, client_options, ssl_context_factory, endpoint_factory, agent
+            reactor,
+            client_options,
+            ssl_context_factory,
+            endpoint_factory,
+            agent,
+            _wire_version_limit,
         )
         if driver is not None:
             self._connector.append_metadata(driver)

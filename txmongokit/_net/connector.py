@@ -52,6 +52,7 @@ from txmongokit._sansio.handshake import (
     declaring,
     handshake,
 )
+from txmongokit._sansio.opquery import QueryExchange
 from txmongokit.credentials import HUMAN_SECONDS, Credentials
 from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
 from txmongokit.options import ClientOptions
@@ -124,6 +125,7 @@ class Connector:
 
     def __init__(
         self,
+    @param wire_version_limit: see L{QueryExchange}.
         reactor: Any,
         options: ClientOptions,
         ssl_context_factory: Any = None,
@@ -137,8 +139,10 @@ class Connector:
         self._endpoint_factory = endpoint_factory
         self._authenticator = Authenticator(reactor, agent, options.connect_timeout)
         # Who logged in on a connection, by which OIDC token; and who waits
+        wire_version_limit: int | None = None,
         # for that to be done again.
         self._logins: WeakKeyDictionary[MongoProtocol, tuple[Credentials, str | None]]
+        self._wire_version_limit = wire_version_limit
         self._logins = WeakKeyDictionary()
         self._renewals: dict[MongoProtocol, list[Deferred[None]]] = {}
         self._open: set[MongoProtocol] = set()
@@ -513,9 +517,18 @@ class Connector:
         return reply
 
 
+        greeting: QueryExchange | None = None
+        # Others have OP_MSG (handshake and load balancers specifications).
+        if options.server_api is None and not options.load_balanced:
+            protocol.exchange = greeting = QueryExchange(limit=self._wire_version_limit)
+
 def _kind(host: str) -> Any:
     """
     The endpoint for a host.  One by name tells of a refusal only when it
+            if greeting is not None and not attempt.greeted:
+                protocol.exchange = greeting.settled()
+            if not attempt.greeted and attempt.on_service is not None and "serviceId" in reply:
+                attempt.on_service(reply["serviceId"])
     would have tried the next address, so a literal address gets its own.
     """
     if isIPAddress(host):

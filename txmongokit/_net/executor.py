@@ -422,12 +422,19 @@ class Executor:
         if not command.is_write:
             return self._options.retry_reads
         connection = call.connection
-        # A standalone server has no transaction numbers.  Whoever else was no
-        # primary when the connection was made may have become one.
+        # A standalone server has no transaction numbers, nor has one before
+        # 3.6.  Whoever else was no primary when the connection was made may
+        # have become one.
         return (
             self._options.retry_writes
             and not call.unacknowledged
-            and (connection is None or connection.info.server_type != SERVER_TYPE.Standalone)
+            and (
+                connection is None
+                or (
+                    connection.info.server_type != SERVER_TYPE.Standalone
+                    and connection.info.logical_session_timeout_minutes is not None
+                )
+            )
         )
 
     # A server and a connection.

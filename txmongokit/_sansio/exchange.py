@@ -218,7 +218,7 @@ class Exchange:
         data = encode(query, request_id)
         if len(data) > self._max_message_size:
             raise self._too_large(len(data))
-        self._expected[request_id] = _LEGACY
+        self._expect_legacy(request_id)
         return request_id, data
 
     def receive(self, data: bytes) -> Iterator[Reply]:
@@ -253,6 +253,9 @@ class Exchange:
         if state is not None and not state & _ABANDONED:
             self._expected[request_id] = state | _ABANDONED
             self._abandoned += 1
+
+    def _expect_legacy(self, request_id: int) -> None:
+        self._expected[request_id] = _LEGACY
 
     def _next_id(self) -> int:
         request_id = self._last_id

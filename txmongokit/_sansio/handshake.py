@@ -20,6 +20,7 @@ from txmongokit._pymongo import Hello, raise_command_error
 from txmongokit._sansio.auth import LoginMemory, authenticate, speculate
 from txmongokit._sansio.conversation import Conversation, Step, Wanted
 from txmongokit.credentials import Credentials
+from txmongokit._sansio.wireversions import OLDEST, OP_MSG, too_old
 from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.types import Address, ConnectionInfo, format_address
 
@@ -33,8 +34,8 @@ __all__ = [
 ]
 
 _COMMAND_NOT_FOUND = 59
-# 4.4, the oldest server that is supported.
-_MIN_WIRE_VERSION = 9
+# What an older server lets a command's document have besides the user's.
+_COMMAND_OVERHEAD = 16 * 1024
 # The server refuses more (handshake specification).
 _METADATA_LIMIT = 512
 
@@ -234,7 +235,8 @@ def handshake(
     declared = api_declaration(server_api)
     body.update(declared)
     reply = yield Step("admin", body)
-    if reply.get("code") == _COMMAND_NOT_FOUND:
+    # Servers up to 2.4 give no code.
+    if reply.get("code") == _COMMAND_NOT_FOUND or "no such cmd" in str(reply.get("errmsg")):
         del body["hello"]
         reply = yield Step("admin", {"isMaster": 1, **body})
     if not reply.get("ok"):
@@ -316,18 +318,19 @@ def _check_types(address: Address, reply: Mapping[str, Any]) -> None:
 
 
 def _info(address: Address, hello: Hello[dict[str, Any]]) -> ConnectionInfo:
-    if hello.max_wire_version < _MIN_WIRE_VERSION:
-        raise ConfigurationError(
-            f"{format_address(address)} has wire version {hello.max_wire_version}, and at least "
-            f"{_MIN_WIRE_VERSION} (MongoDB 4.4) is needed: upgrade the server"
-        )
+    if hello.max_wire_version < OLDEST:
+        raise too_old(format_address(address), hello.max_wire_version)
+    max_message_size = hello.max_message_size
+    if hello.max_wire_version < OP_MSG:
+        # Every statement is in the one document of a command.
+        max_message_size = hello.max_bson_size + _COMMAND_OVERHEAD
     return ConnectionInfo(
         address=address,
         server_type=hello.server_type,
         min_wire_version=hello.min_wire_version,
         max_wire_version=hello.max_wire_version,
         max_bson_size=hello.max_bson_size,
-        max_message_size=hello.max_message_size,
+        max_message_size=max_message_size,
         max_write_batch_size=hello.max_write_batch_size,
         logical_session_timeout_minutes=hello.logical_session_timeout_minutes,
         connection_id=hello.connection_id,

@@ -15,6 +15,7 @@ from pymongo.server_description import ServerDescription
 from pymongo.server_selectors import writable_server_selector
 from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
 
+from txmongokit._sansio.wireversions import check_compatible
 from txmongokit.types import Address, format_address
 
 __all__ = ["choose", "select_servers", "selection_error"]
@@ -40,7 +41,7 @@ def select_servers(
 
     @raise ConfigurationError: a server's version is not supported.
     """
-    description.check_compatible()
+    check_compatible(description)
     selector = writable_server_selector if writable else read_preference
     known = description.server_descriptions()
     avoided = [known[address] for address in deprioritized if address in known]

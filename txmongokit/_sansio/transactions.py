@@ -82,6 +82,7 @@ _CAUSAL_WRITES = frozenset(
 _CURSOR_COMMANDS = frozenset({"getMore", "killCursors"})
 # From 5.0 on.
 _SNAPSHOT_WIRE_VERSION = 13
+_TRANSACTIONS_WIRE_VERSION = 7
 
 _ENDING = ("commitTransaction", "abortTransaction")
 
@@ -559,6 +560,8 @@ class SessionState:
         body["autocommit"] = False
         if transaction.state is not TransactionState.STARTING:
             return
+        if info is not None and info.max_wire_version < _TRANSACTIONS_WIRE_VERSION:
+            raise ConfigurationError("transactions need MongoDB 4.0: upgrade the server")
         body["startTransaction"] = True
         concern = dict(transaction.read_concern.document)
         if self.causal_consistency and self.operation_time is not None:
