@@ -527,8 +527,6 @@ def _kind(host: str) -> Any:
     The endpoint for a host.  One by name tells of a refusal only when it
             if greeting is not None and not attempt.greeted:
                 protocol.exchange = greeting.settled()
-            if not attempt.greeted and attempt.on_service is not None and "serviceId" in reply:
-                attempt.on_service(reply["serviceId"])
     would have tried the next address, so a literal address gets its own.
     """
     if isIPAddress(host):
