@@ -7,13 +7,15 @@ This is the only place where the layers are put together.
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, TypeRegistry
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 from pymongo.driver_info import DriverInfo
@@ -30,7 +32,7 @@ from txmongokit._net.logs import StructuredLog
 from txmongokit._net.logs import log_levels as parse_log_levels
 from txmongokit._net.observation import Observer
 from txmongokit._net.srv import SrvResolver
-from txmongokit._net.topology import NO_LOAD_BALANCERS, Topology
+from txmongokit._net.topology import Topology
 from txmongokit._net.tracing import SessionTrace, make_tracing, tracing_options
 from txmongokit._sansio.commands.admin import EndSessions
 from txmongokit._sansio.commands.base import Command, CommandOptions
@@ -45,7 +47,9 @@ from txmongokit.sessions import ClientSession
 from txmongokit.types import format_address
 
 __all__ = [
+    "AsyncMongoClient",
     "ConnectionPool",
+    "MongoClient",
     "MongoConnection",
     "MongoConnectionPool",
     "lazyMongoConnection",
@@ -115,11 +119,11 @@ class ConnectionPool(Deployment):
         log_levels: Mapping[str, str] | None = None,
         tracing: bool | Mapping[str, Any] | None = None,
         driver: DriverInfo | None = None,
+        _wire_version_limit: int | None = None,
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
             if type(pool_size) is not int or pool_size < 1:
-        _wire_version_limit: int | None = None,
                 raise ConfigurationError(
                     f"pool_size={pool_size!r} must be a whole number of at least 1"
                 )
@@ -127,8 +131,6 @@ class ConnectionPool(Deployment):
         if reactor is None:
             from twisted.internet import reactor
         client_options = parse_options(uri, **kwargs)
-        if client_options.load_balanced:
-            raise ConfigurationError(NO_LOAD_BALANCERS)
         self._uri = uri
         self._client_options = client_options
         self._reactor = reactor
@@ -459,6 +461,69 @@ class MongoConnection(ConnectionPool):
     ) -> None:
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         super().__init__(f"mongodb://{shown}:{port}", pool_size, **kwargs)
+
+
+class MongoClient(ConnectionPool):
+    """
+    A client by the arguments of PyMongo's C{AsyncMongoClient}.
+
+    @param host: a connection string, a host with or without port, or a list of
+        hosts.
+    @param port: of hosts without one.
+    @param document_class: what documents are decoded to.
+    @param tz_aware: whether dates have a time zone.
+    @param connect: whether to begin to watch the servers at once, and not at
+        the first operation.
+    @param type_registry: bson's C{TypeRegistry}.
+    @param kwargs: as L{ConnectionPool} has them.
+    """
+
+    HOST = "localhost"
+    PORT = 27017
+
+    def __init__(
+        self,
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        document_class: Any = None,
+        tz_aware: bool | None = None,
+        connect: bool | None = None,
+        type_registry: TypeRegistry | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = {
+            "document_class": document_class,
+            "tz_aware": tz_aware,
+            "type_registry": type_registry,
+        }
+        kwargs.update({name: value for name, value in given.items() if value is not None})
+        super().__init__(
+            _seed_list(self.HOST if host is None else host, self.PORT if port is None else port),
+            **kwargs,
+        )
+        if connect:
+            self._topology.start()
+
+
+AsyncMongoClient = MongoClient
+
+
+def _seed_list(host: str | Sequence[str], port: int) -> str:
+    """Hosts and a port as a connection string."""
+    if type(port) is not int:
+        raise TypeError(f"port must be a whole number, not {type(port).__name__}")
+    hosts = [host] if isinstance(host, str) else list(host)
+    if len(hosts) == 1 and "://" in hosts[0]:
+        return hosts[0]
+    return "mongodb://" + ",".join(_with_port(each, port) for each in hosts)
+
+
+def _with_port(host: str, port: int) -> str:
+    if host.endswith(".sock") or re.search(r":\d+\Z", host.rpartition("]")[2] or host):
+        return quote(host, safe=":[]@%") if host.endswith(".sock") else host
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host}:{port}"
 
 
 MongoConnectionPool = MongoConnection

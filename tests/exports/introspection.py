@@ -51,12 +51,13 @@ PYMONGO = (
     "gridfs.asynchronous.grid_file",
 )
 # What is a way to write for people, and so is pinned though it has no name.
-PROTOCOLS = {
+PROTOCOLS = frozenset(
     f"__{name}__"
     for name in (
-        "aenter aexit aiter anext await call copy deepcopy enter exit getattr getitem iter next"
-    ).split()
-}
+        ("aenter", "aexit", "aiter", "anext", "await", "call", "copy", "deepcopy", "enter")
+        + ("exit", "getattr", "getitem", "iter", "next")
+    )
+)
 # PyMongo passes these calls' arguments on: whose signature counts, but for the
 # collection, which the call itself gives.
 _CURSOR = "pymongo.asynchronous.cursor.AsyncCursor"
@@ -202,9 +203,12 @@ def public_names(module: Any, package: str) -> list[str]:
             names += [target.id for target in node.targets if isinstance(target, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.append(node.target.id)
-        elif passes_on and isinstance(node, ast.ImportFrom):
-            if (node.module or "").partition(".")[0] == package:
-                names += [alias.asname or alias.name for alias in node.names]
+        elif (
+            passes_on
+            and isinstance(node, ast.ImportFrom)
+            and (node.module or "").partition(".")[0] == package
+        ):
+            names += [alias.asname or alias.name for alias in node.names]
     return [name for name in names if not name.startswith("_")]
 
 
