@@ -117,6 +117,7 @@ class Connector:
     @param endpoint_factory: how to reach a server, for proxies and tests.
     @param agent: what asks for credentials over HTTP; C{None} for Twisted's
         own.
+    @param wire_version_limit: see L{QueryExchange}.
     @ivar credentials: who logs in on new connections; C{None} for nobody.
 
     @raise ConfigurationError: a password would be sent as it is, the
@@ -125,24 +126,23 @@ class Connector:
 
     def __init__(
         self,
-    @param wire_version_limit: see L{QueryExchange}.
         reactor: Any,
         options: ClientOptions,
         ssl_context_factory: Any = None,
         endpoint_factory: EndpointFactory | None = None,
         agent: Any = None,
+        wire_version_limit: int | None = None,
     ) -> None:
         self.credentials = options.credentials
+        self._wire_version_limit = wire_version_limit
         self._reactor = reactor
         self._options = options
         self._ssl_context_factory = ssl_context_factory
         self._endpoint_factory = endpoint_factory
         self._authenticator = Authenticator(reactor, agent, options.connect_timeout)
         # Who logged in on a connection, by which OIDC token; and who waits
-        wire_version_limit: int | None = None,
         # for that to be done again.
         self._logins: WeakKeyDictionary[MongoProtocol, tuple[Credentials, str | None]]
-        self._wire_version_limit = wire_version_limit
         self._logins = WeakKeyDictionary()
         self._renewals: dict[MongoProtocol, list[Deferred[None]]] = {}
         self._open: set[MongoProtocol] = set()
@@ -500,9 +500,16 @@ class Connector:
             memory=self._authenticator.memory,
         )
 
+        greeting: QueryExchange | None = None
+        # Others have OP_MSG (handshake and load balancers specifications).
+        if options.server_api is None and not options.load_balanced:
+            protocol.exchange = greeting = QueryExchange(limit=self._wire_version_limit)
+
         async def ask(step: Step) -> Any:
             attempt.greeted = next(iter(step.body)) not in _HELLO_NAMES
             reply = await self._asked(protocol, step)
+            if greeting is not None and not attempt.greeted:
+                protocol.exchange = greeting.settled()
             attempt.greeted = True
             return reply
 
@@ -517,16 +524,9 @@ class Connector:
         return reply
 
 
-        greeting: QueryExchange | None = None
-        # Others have OP_MSG (handshake and load balancers specifications).
-        if options.server_api is None and not options.load_balanced:
-            protocol.exchange = greeting = QueryExchange(limit=self._wire_version_limit)
-
 def _kind(host: str) -> Any:
     """
     The endpoint for a host.  One by name tells of a refusal only when it
-            if greeting is not None and not attempt.greeted:
-                protocol.exchange = greeting.settled()
     would have tried the next address, so a literal address gets its own.
     """
     if isIPAddress(host):

@@ -19,8 +19,8 @@ from pymongo.server_type import SERVER_TYPE
 from txmongokit._pymongo import Hello, raise_command_error
 from txmongokit._sansio.auth import LoginMemory, authenticate, speculate
 from txmongokit._sansio.conversation import Conversation, Step, Wanted
-from txmongokit.credentials import Credentials
 from txmongokit._sansio.wireversions import OLDEST, OP_MSG, too_old
+from txmongokit.credentials import Credentials
 from txmongokit.errors import ConfigurationError, ProtocolError
 from txmongokit.types import Address, ConnectionInfo, format_address
 

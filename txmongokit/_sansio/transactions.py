@@ -542,6 +542,8 @@ class SessionState:
     ) -> None:
         transaction = self.transaction
         assert transaction is not None
+        if info is not None and info.max_wire_version < _TRANSACTIONS_WIRE_VERSION:
+            raise ConfigurationError("transactions need MongoDB 4.0: upgrade the server")
         if "readConcern" in body:
             if not command.is_read:
                 raise InvalidOperation(
@@ -560,8 +562,6 @@ class SessionState:
         body["autocommit"] = False
         if transaction.state is not TransactionState.STARTING:
             return
-        if info is not None and info.max_wire_version < _TRANSACTIONS_WIRE_VERSION:
-            raise ConfigurationError("transactions need MongoDB 4.0: upgrade the server")
         body["startTransaction"] = True
         concern = dict(transaction.read_concern.document)
         if self.causal_consistency and self.operation_time is not None:
