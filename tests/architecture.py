@@ -49,6 +49,7 @@ VALUES = (
     "rawbson",
     "uri",
 )
+PROTOCOLS = ("wire", "protocol")
 API = (
     "transactions",
     "sessions",
@@ -63,6 +64,7 @@ API = (
     "database",
     "deployment",
     "gridfs",
+    "_gridfs",
     "connection",
     "masterslave",
     "testing",
@@ -256,7 +258,9 @@ def band(path: str) -> str | None:
         return "root"
     if first in VALUES:
         return "values"
-    if first in ("_sansio", "_net", "protocol"):
+    if first in PROTOCOLS:
+        return "protocol"
+    if first in ("_sansio", "_net"):
         return first
     if path == "gridfs.__main__":
         return "applications"  # The command has nothing but the package's name in common.
@@ -291,7 +295,7 @@ def _may_import(importer: str, imported: str) -> bool:
     below = {
         "values": (),
         "_sansio": ("_sansio",),
-        "protocol": ("_sansio",),
+        "protocol": ("_sansio", "protocol"),
         "_net": ("_sansio", "protocol", "_net"),
     }
     return target in below.get(source or "", ())

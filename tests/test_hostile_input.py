@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.compression import available_compressors, make_compressor
 from txmongokit.errors import ProtocolError
-from txmongokit.protocol import MongoProtocol
+from txmongokit.wire import MongoProtocol
 
 reproducible = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 

@@ -56,7 +56,7 @@ from txmongokit._sansio.opquery import QueryExchange
 from txmongokit.credentials import HUMAN_SECONDS, Credentials
 from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
 from txmongokit.options import ClientOptions
-from txmongokit.protocol import MongoProtocol
+from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["Connector", "EndpointFactory"]

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from txmongokit._net.observation import Observer
 from txmongokit._net.queue import WaitQueue
 from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError, WaitQueueTimeoutError
-from txmongokit.protocol import MongoProtocol
+from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["USUAL_DEPTH", "Pool", "PoolLimits", "PoolStatistics", "PooledConnection"]

@@ -48,7 +48,7 @@ from txmongokit.errors import (
     ServerSelectionTimeoutError,
 )
 from txmongokit.options import ClientOptions
-from txmongokit.protocol import MongoProtocol
+from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
 
 __all__ = ["NO_LOAD_BALANCERS", "Server", "Topology"]

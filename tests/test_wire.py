@@ -1,5 +1,5 @@
 """
-Tests for L{txmongokit.protocol}.
+Tests for L{txmongokit.wire}.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from txmongokit.errors import (
     OperationFailure,
     ProtocolError,
 )
-from txmongokit.protocol import MongoProtocol
+from txmongokit.wire import MongoProtocol
 
 PING = bson.encode({"ping": 1, "$db": "admin"})
 
