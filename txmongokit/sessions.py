@@ -380,7 +380,7 @@ class ClientSession:
         except PyMongoError:
             pass
         finally:
-            state.pinned_address = None
+            state.unpin()
 
     def _ending_options(self, timeout: float | None) -> Any:
         limit = self._limit(timeout)

@@ -46,6 +46,8 @@ class ConnectionInfo:
     @ivar logical_session_timeout_minutes: C{None} where the server has no
         sessions.
     @ivar connection_id: the server's own number for the connection.
+    @ivar service_id: of the service that a load balancer chose for it, an
+        C{ObjectId}; C{None} without one.
     """
 
     address: Address
@@ -57,6 +59,7 @@ class ConnectionInfo:
     max_write_batch_size: int = 100_000
     logical_session_timeout_minutes: int | None = None
     connection_id: int | None = None
+    service_id: Any = None
 
 
 def format_address(address: Address) -> str:

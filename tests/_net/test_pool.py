@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._net.observation import Observer
-from txmongokit._net.pool import Pool, PooledConnection, PoolLimits
+from txmongokit._net.pool import Origin, Pool, PooledConnection, PoolLimits
 from txmongokit.errors import AutoReconnect, OperationFailure, WaitQueueTimeoutError
 from txmongokit.types import ConnectionInfo
 
@@ -55,7 +55,7 @@ class PoolTestCase(SynchronousTestCase):
     def pool(self, **options: object) -> Pool:
         """A pool that is ready."""
 
-        def connect() -> Deferred[FakeProtocol]:
+        def connect(origin: Origin) -> Deferred[FakeProtocol]:
             attempt: Deferred[FakeProtocol] = Deferred()
             self.attempts.append(attempt)
             return attempt
@@ -71,9 +71,9 @@ class PoolTestCase(SynchronousTestCase):
         pool.resume()
         return pool
 
-    def tell_failure(self, error: Exception, generation: int) -> None:
+    def tell_failure(self, error: Exception, origin: Origin) -> None:
         """What the pool calls when an attempt failed."""
-        self.failed(error, generation)
+        self.failed(error, origin.generation)
 
     def checked_out(self, pool: Pool) -> PooledConnection:
         """A connection, established if need be."""
@@ -306,7 +306,7 @@ class PoolTests(PoolTestCase):
     def test_attempts_that_fail_at_once(self) -> None:
         """However many wait, attempts that fail without a wait do not pile up."""
         pool = self.pool()
-        pool._connect = lambda: fail(AutoReconnect("no route"))
+        pool._connect = lambda origin: fail(AutoReconnect("no route"))
         waiting = [pool.check_out(10) for _ in range(2000)]
         for each in waiting:
             self.failureResultOf(each, AutoReconnect)

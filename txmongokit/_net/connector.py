@@ -86,13 +86,21 @@ class _Attempt:
     One attempt to connect.
 
     @ivar greeted: whether the server has answered C{hello}.
+    @ivar on_service: told of the service behind a load balancer.
     """
 
-    def __init__(self, address: Address, monitoring: bool, credentials: Credentials | None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        monitoring: bool,
+        credentials: Credentials | None,
+        on_service: Callable[[Any], None] | None = None,
+    ) -> None:
         self.address = address
         self.where = format_address(address)
         self.monitoring = monitoring
         self.credentials = credentials
+        self.on_service = on_service
         self.greeted = False
 
     def labelled(self, error: AutoReconnect) -> AutoReconnect:
@@ -210,11 +218,19 @@ class Connector:
             self._drivers.append(driver)
             self._metadata = self._introduction()
 
-    def connect(self, address: Address, *, monitoring: bool = False) -> Deferred[MongoProtocol]:
+    def connect(
+        self,
+        address: Address,
+        *,
+        monitoring: bool = False,
+        on_service: Callable[[Any], None] | None = None,
+    ) -> Deferred[MongoProtocol]:
         """
         Connect, shake hands and authenticate.
 
         @param monitoring: leave authentication out, as monitors must.
+        @param on_service: told of the C{serviceId} as soon as C{hello} is
+            answered, where there is one.
 
         @return: fires with a protocol whose C{info} and C{hello} are set;
             fails with L{NetworkTimeout} after C{connectTimeoutMS},
@@ -226,7 +242,7 @@ class Connector:
             open.
         """
         credentials = None if monitoring else self.credentials
-        return self._limited(_Attempt(address, monitoring, credentials))
+        return self._limited(_Attempt(address, monitoring, credentials, on_service))
 
     def verify(self, address: Address, credentials: Credentials) -> Deferred[None]:
         """
@@ -498,6 +514,7 @@ class Connector:
             server_api=options.server_api,
             nonce=_nonce,
             memory=self._authenticator.memory,
+            load_balanced=options.load_balanced and not attempt.monitoring,
         )
 
         greeting: QueryExchange | None = None
@@ -510,6 +527,8 @@ class Connector:
             reply = await self._asked(protocol, step)
             if greeting is not None and not attempt.greeted:
                 protocol.exchange = greeting.settled()
+            if not attempt.greeted and attempt.on_service is not None and "serviceId" in reply:
+                attempt.on_service(reply["serviceId"])
             attempt.greeted = True
             return reply
 

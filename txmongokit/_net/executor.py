@@ -26,6 +26,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from txmongokit._net.observation import CommandEvent, Observer
+from txmongokit._net.pinning import Pinning
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
 from txmongokit._pymongo import raise_command_error, timeout_context
@@ -34,6 +35,7 @@ from txmongokit._sansio.commands.base import (
     GREETINGS,
     Command,
     CommandOptions,
+    CursorBatch,
     Request,
     RunCommand,
 )
@@ -74,6 +76,8 @@ _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
 _NEVER_COMPRESSED = CREDENTIAL_COMMANDS | GREETINGS
 _MAX_TIME_MS_EXPIRED = 50
 _REAUTHENTICATION_REQUIRED = 391
+# CursorNotFound, QueryPlanKilled, CursorKilled.
+_CURSOR_GONE = frozenset({43, 175, 237})
 
 
 class Executor:
@@ -100,6 +104,17 @@ class Executor:
         self._observer = observer
         self._random = random
         self._last_operation = 0
+        # Both are otherwise where a load balancer chooses the server: see balance.
+        self._pinning: Pinning | None = None
+        self._result: Callable[[_Call, bytes], Any] = self._read
+
+    def balance(self) -> None:
+        """
+        Have cursors and transactions keep their connections from now on: a
+        load balancer stands before the deployment.
+        """
+        self._pinning = Pinning(self._topology)
+        self._result = self._read_and_pin
 
     # IOperationRunner.
 
@@ -190,6 +205,8 @@ class Executor:
         """
         server_session = session.end()
         if server_session is not None:
+            if self._pinning is not None:
+                self._pinning.ended(server_session.session_id["id"])
             self._sessions.give_back(
                 server_session, self._reactor.seconds(), self._session_timeout()
             )
@@ -357,7 +374,7 @@ class Executor:
         """
         server, connection = call.server, call.connection
         if server is not None and connection is not None:
-            self._topology.operation_failed(server, error, connection.generation)
+            self._tell_failure(call, error)
         command, session = call.command, call.session
         eligible = self._may_retry(call)
         if eligible and command.is_write:
@@ -389,6 +406,15 @@ class Executor:
         if call.deadline is not None and self._reactor.seconds() + delay > call.deadline:
             self._give_up(call, error)
         return delay
+
+    def _tell_failure(self, call: _Call, error: PyMongoError) -> None:
+        server, connection = call.server, call.connection
+        assert server is not None
+        assert connection is not None
+        service_id = connection.info.service_id
+        self._topology.operation_failed(server, error, connection.generation, service_id=service_id)
+        if self._pinning is not None and getattr(error, "code", None) in _CURSOR_GONE:
+            self._pinning.failed(server, call.command, call.session)
 
     def _give_up(self, call: _Call, error: PyMongoError) -> None:
         first = call.first_error
@@ -446,6 +472,8 @@ class Executor:
         if session is not None and session.pinned_address is not None:
             address = session.pinned_address
         if address is not None:
+            if self._pinning is not None:
+                return None  # Everybody's address: _acquire knows the connection.
             call.server = self._topology.server(address)
             return call.server
         call.preference = command.options.read_preference
@@ -457,6 +485,11 @@ class Executor:
 
     async def _acquire(self, call: _Call) -> tuple[Server, PooledConnection]:
         """Wait for a server, then for one of its connections."""
+        if self._pinning is not None:
+            kept = self._pinning.kept(call.command, call.session)
+            if kept is not None:
+                call.server = kept[0]
+                return kept
         call.server = server = await self._selected(call)
         connection = server.pool.try_check_out(call.shareable)
         if connection is None:
@@ -599,7 +632,11 @@ class Executor:
         command = call.command
         assert call.connection is not None
         session.apply(command, body, self._reactor.seconds(), call.connection.info)
-        call.opened_transaction = "startTransaction" in body
+        if "startTransaction" in body:
+            call.opened_transaction = True
+            if self._pinning is not None:
+                assert call.server is not None
+                self._pinning.begun(call.server, call.connection, session)
         if command.is_write and command.retryable and command.name not in TRANSACTION_ENDING:
             if call.number is None and self._may_retry(call):
                 call.number = session.next_transaction_number()
@@ -632,7 +669,7 @@ class Executor:
             # there is meant (server-selection specification, topology Single).
             body["$readPreference"] = {"mode": "primaryPreferred"}
 
-    def _result(self, call: _Call, raw: bytes) -> Any:
+    def _read(self, call: _Call, raw: bytes) -> Any:
         """What a reply means."""
         command, session, connection = call.command, call.session, call.connection
         assert connection is not None
@@ -650,6 +687,23 @@ class Executor:
         if not reply.get("ok") and not command.tolerates(reply):
             raise_command_error(reply, info.max_wire_version)
         return command.parse(reply, info)
+
+    def _read_and_pin(self, call: _Call, raw: bytes) -> Any:
+        """What a reply means; its cursor's connection is kept."""
+        batch = None
+        try:
+            batch = result = self._read(call, raw)
+            return result
+        finally:
+            assert self._pinning is not None
+            # What is raised for a reply may leave a cursor of results.
+            batch = batch or getattr(call.command, "unsettled", None)
+            if isinstance(batch, CursorBatch):
+                assert call.server is not None
+                assert call.connection is not None
+                self._pinning.replied(
+                    call.server, call.connection, call.command, call.session, batch.cursor_id
+                )
 
     # Many replies.
 
@@ -697,7 +751,7 @@ class Executor:
                 await streamed()
         except PyMongoError as error:
             self._lost(call, error)
-            self._topology.operation_failed(server, error, connection.generation)
+            self._tell_failure(call, error)
             if session is not None:
                 session.failed(command, error)
             raise
@@ -728,6 +782,7 @@ class Executor:
             server_connection_id=connection.info.connection_id,
             driver_connection_id=connection.number,
             command=call.command,
+            service_id=connection.info.service_id,
         )
         call.sent = self._reactor.seconds()
         self._observer.command_started(event)

@@ -57,6 +57,7 @@ class CommandEvent:
     @ivar server_connection_id: the server's number for the connection.
     @ivar driver_connection_id: the pool's number for it.
     @ivar command: what it came of.
+    @ivar service_id: of the service behind a load balancer.
     @ivar span: how it is traced, C{None} where it is not.
     """
 
@@ -70,6 +71,7 @@ class CommandEvent:
         "operation_id",
         "request_id",
         "server_connection_id",
+        "service_id",
         "span",
     )
 
@@ -84,8 +86,10 @@ class CommandEvent:
         server_connection_id: int | None,
         driver_connection_id: int,
         command: Any = None,
+        service_id: ObjectId | None = None,
     ) -> None:
         self.command = command
+        self.service_id = service_id
         self.span: Any = None
         self.name = name
         self.database = database
@@ -204,6 +208,7 @@ class Observer:
                 call.request_id,
                 call.address,
                 call.operation_id,
+                service_id=call.service_id,
                 server_connection_id=call.server_connection_id,
             )
             self._tell(self._command_listeners, "started", event)
@@ -235,6 +240,7 @@ class Observer:
                 call.address,
                 call.operation_id,
                 database_name=call.database,
+                service_id=call.service_id,
                 server_connection_id=call.server_connection_id,
             )
             self._tell(self._command_listeners, "succeeded", event)
@@ -269,6 +275,7 @@ class Observer:
                 call.address,
                 call.operation_id,
                 database_name=call.database,
+                service_id=call.service_id,
                 server_connection_id=call.server_connection_id,
             )
             self._tell(self._command_listeners, "failed", event)
@@ -700,6 +707,7 @@ class Observer:
             operationId=call.operation_id,
             driverConnectionId=call.driver_connection_id,
             serverConnectionId=call.server_connection_id,
+            serviceId=None if call.service_id is None else str(call.service_id),
             **fields,
         )
 

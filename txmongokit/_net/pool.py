@@ -28,7 +28,7 @@ from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError, Wai
 from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
 
-__all__ = ["USUAL_DEPTH", "Pool", "PoolLimits", "PoolStatistics", "PooledConnection"]
+__all__ = ["USUAL_DEPTH", "Origin", "Pool", "PoolLimits", "PoolStatistics", "PooledConnection"]
 
 USUAL_DEPTH = 16
 """How many point commands share a connection where nobody says otherwise."""
@@ -116,13 +116,28 @@ class PooledConnection:
         self.joinable = False
 
 
+class Origin:
+    """
+    Where a connection comes from that is being established.
+
+    @ivar generation: of the pool, or of the service, that it belongs to.
+    @ivar service_id: of the service behind a load balancer, once it is known.
+    """
+
+    __slots__ = ("generation", "service_id")
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.service_id: Any = None
+
+
 class Pool:
     """
     One server's connections.
 
     @param connect: makes a connection that is ready for commands.
-    @param failed: told of each failure to establish one, with the
-        generation it belonged to.
+    @param failed: told of each failure to establish one, with where it came
+        from.
     @param observer: told of whatever happens.
     """
 
@@ -130,8 +145,8 @@ class Pool:
         self,
         reactor: IReactorTime,
         address: Address,
-        connect: Callable[[], Deferred[MongoProtocol]],
-        failed: Callable[[Exception, int], None],
+        connect: Callable[[Origin], Deferred[MongoProtocol]],
+        failed: Callable[[Exception, Origin], None],
         observer: Observer,
         limits: PoolLimits,
     ) -> None:
@@ -364,6 +379,12 @@ class Pool:
     def _total(self) -> int:
         return len(self._idle) + len(self._in_use) + len(self._pending)
 
+    def generation_of(self, service_id: Any) -> int:
+        """
+        The generation of what is established now, to one of the services.
+        """
+        return self.generation
+
     def _valid(self, connection: PooledConnection) -> bool:
         return connection.generation == self.generation and not (
             self._closed or connection.protocol.closed
@@ -477,7 +498,7 @@ class Pool:
             return ConnectionClosedReason.POOL_CLOSED
         if connection.protocol.closed or not connection.protocol.idle:
             return ConnectionClosedReason.ERROR
-        if connection.generation != self.generation:
+        if connection.generation != self.generation_of(connection.info.service_id):
             return ConnectionClosedReason.STALE
         return ConnectionClosedReason.IDLE
 
@@ -541,16 +562,16 @@ class Pool:
         return total < limits.min_size or len(self._pending) < self._wanted()
 
     def _establish(self) -> None:
-        generation = self.generation
+        origin = Origin(self.generation)
         self._last_number = number = self._last_number + 1
         started = self._reactor.seconds()
         self._observer.connection_created(self.address, number)
-        attempt = self._connect()
+        attempt = self._connect(origin)
         self._pending[attempt] = number
 
         def made(protocol: MongoProtocol) -> None:
             del self._pending[attempt]
-            connection = PooledConnection(protocol, generation, number)
+            connection = PooledConnection(protocol, origin.generation, number)
             connection.heard = now = self._reactor.seconds()
             tell_connector = protocol.on_lost
 
@@ -573,7 +594,7 @@ class Pool:
             error: Any = failure.value
             if self._closed:
                 reason = ConnectionClosedReason.POOL_CLOSED
-            elif generation != self.generation:
+            elif origin.generation != self.generation_of(origin.service_id):
                 reason = ConnectionClosedReason.STALE
             else:
                 reason = ConnectionClosedReason.ERROR
@@ -585,7 +606,7 @@ class Pool:
             # are failed by clear() or tried again.
             waiting = self._waiters.first()
             # Told after the topology, for it may try again at once.
-            self._failed(error, generation)
+            self._failed(error, origin)
             self._observer.connection_closed(self.address, number, reason, error)
             if waiting is not None:
                 waiting.errback(failure)

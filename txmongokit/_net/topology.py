@@ -22,16 +22,18 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txmongokit._net.balancedpool import BalancedPool
 from txmongokit._net.connector import Connector
 from txmongokit._net.monitor import Monitor
 from txmongokit._net.observation import Observer
-from txmongokit._net.pool import USUAL_DEPTH, Pool, PoolLimits
+from txmongokit._net.pool import USUAL_DEPTH, Origin, Pool, PoolLimits
 from txmongokit._net.queue import WaitQueue
 from txmongokit._net.srv import SrvPoller, SrvResolver
 from txmongokit._sansio.sdam import (
     error_effect,
     initial_description,
     is_stale,
+    load_balancer,
     nothing_known,
     unknown_server,
     updated_description,
@@ -51,13 +53,7 @@ from txmongokit.options import ClientOptions
 from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
 
-__all__ = ["NO_LOAD_BALANCERS", "Server", "Topology"]
-
-NO_LOAD_BALANCERS = (
-    "load balancers are not supported by this version: name the mongos themselves and leave "
-    "loadBalanced out"
-)
-"""Why C{loadBalanced} is refused."""
+__all__ = ["Server", "Topology"]
 
 _PRIMARY = ReadPreference.PRIMARY
 
@@ -90,6 +86,9 @@ class Topology:
     @ivar description: the current L{TopologyDescription}.
     @ivar cluster_time: the latest C{$clusterTime} that any reply carried.
     @ivar standalone: whether it is a single server without replication.
+    @ivar balanced: whether a load balancer stands before it, known from the
+        start on.
+    @ivar on_balanced: called as soon as that is known.
 
     @param observer: told of whatever changes.
     @param resolver: asks DNS about a C{mongodb+srv} connection string.
@@ -123,6 +122,8 @@ class Topology:
         self._closed = False
         self.cluster_time: Mapping[str, Any] | None = None
         self.standalone = False
+        self.balanced = False
+        self.on_balanced: Callable[[], None] | None = None
         self.description: TopologyDescription = initial_description(options)
 
     def start(self) -> None:
@@ -152,12 +153,12 @@ class Topology:
 
     def _resolved(self, options: ClientOptions) -> None:
         self._resolving = None
-        if options.load_balanced:
-            raise ConfigurationError(NO_LOAD_BALANCERS)
         self._options = options
         self._connector.resolved(options)
         self.description = initial_description(options)
         self._begin()
+        if options.load_balanced:
+            return  # Its one host is for ever.
         self._poller = SrvPoller(
             self._reactor, self._resolver, options, self._polled_hosts, self._found_hosts
         )
@@ -199,7 +200,14 @@ class Topology:
         upkeep.start(self._options.heartbeat_frequency, now=False).addErrback(
             lambda failure: self._log.failure("upkeep of the pools stopped", failure)
         )
+        self.balanced = self._options.load_balanced
+        if self.balanced and self.on_balanced is not None:
+            self.on_balanced()
         self._match_servers()
+        if self.balanced:
+            for server in self.servers():
+                self._update(load_balancer(server.address))
+                server.pool.resume()
 
     def close(self) -> None:
         """
@@ -316,8 +324,14 @@ class Topology:
         """
         Have every connection made anew, as with other credentials.
         """
-        for server in list(self._servers.values()):
+        for server in self.servers():
             server.pool.renew()
+
+    def servers(self) -> list[Server]:
+        """
+        All servers.
+        """
+        return list(self._servers.values())
 
     def _operation_count(self, address: Address) -> int:
         return self._servers[address].pool.operation_count
@@ -367,20 +381,34 @@ class Topology:
         return self._connector.reauthenticate(protocol)
 
     def operation_failed(
-        self, server: Server, error: Exception, generation: int, *, handshaken: bool = True
+        self,
+        server: Server,
+        error: Exception,
+        generation: int,
+        *,
+        handshaken: bool = True,
+        service_id: Any = None,
     ) -> None:
         """
         An operation, or a connection's establishment, failed.
 
         @param generation: of the connection that it used; errors of an
             older one tell nothing new.
+        @param service_id: of the service that it led to, where a load
+            balancer chose one and it is known.
         """
-        if self._closed or generation != server.pool.generation:
+        pool = server.pool
+        if self._closed or generation != pool.generation_of(service_id):
             return
         description = self.description.server_descriptions().get(server.address)
         if description is None:
             return
         effect = error_effect(error, server_description=description, handshaken=handshaken)
+        if isinstance(pool, BalancedPool):
+            # Nothing is ever said of the load balancer itself.
+            if effect.clear_pool and service_id is not None:
+                pool.clear_service(service_id, error)
+            return
         if effect.mark_unknown:
             self._update(unknown_server(server.address, error))
         if effect.clear_pool:
@@ -474,25 +502,12 @@ class Topology:
             if added is not None:
                 self._observer.server_opening(address)
                 added.pool.open(_pool_options(self._options))
-                added.monitor.start()
+                if not self.balanced:
+                    added.monitor.start()
 
     def _new_server(self, address: Address) -> Server:
         options = self._options
-        pool = Pool(
-            self._reactor,
-            address,
-            lambda: self._connector.connect(address),
-            self._establishment_failed(address),
-            self._observer,
-            PoolLimits(
-                options.max_pool_size,
-                options.min_pool_size,
-                options.max_idle_time,
-                options.max_connecting,
-                options.connection_sharing or USUAL_DEPTH,
-                _queue_size(options),
-            ),
-        )
+        pool = self._new_pool(address)
         monitor = Monitor(
             self._reactor,
             address,
@@ -507,11 +522,46 @@ class Topology:
         )
         return Server(address, pool, monitor)
 
-    def _establishment_failed(self, address: Address) -> Callable[[Exception, int], None]:
-        def failed(error: Exception, generation: int) -> None:
+    def _new_pool(self, address: Address) -> Pool:
+        options = self._options
+        depth = 1 if self.balanced else options.connection_sharing or USUAL_DEPTH
+        limits = PoolLimits(
+            options.max_pool_size,
+            options.min_pool_size,
+            options.max_idle_time,
+            options.max_connecting,
+            depth,
+            _queue_size(options),
+        )
+        failed = self._establishment_failed(address)
+        if not self.balanced:
+            return Pool(
+                self._reactor,
+                address,
+                lambda origin: self._connector.connect(address),
+                failed,
+                self._observer,
+                limits,
+            )
+
+        def connect(origin: Origin) -> Deferred[MongoProtocol]:
+            found = partial(pool.found_service, origin)
+            return self._connector.connect(address, on_service=found)
+
+        pool = BalancedPool(self._reactor, address, connect, failed, self._observer, limits)
+        return pool
+
+    def _establishment_failed(self, address: Address) -> Callable[[Exception, Origin], None]:
+        def failed(error: Exception, origin: Origin) -> None:
             server = self._servers.get(address)
             if server is not None:
-                self.operation_failed(server, error, generation, handshaken=False)
+                self.operation_failed(
+                    server,
+                    error,
+                    origin.generation,
+                    handshaken=False,
+                    service_id=origin.service_id,
+                )
 
         return failed
 

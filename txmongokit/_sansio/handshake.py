@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import bson
+from bson.objectid import ObjectId
 from pymongo.driver_info import DriverInfo
 from pymongo.server_type import SERVER_TYPE
 
@@ -38,6 +39,8 @@ _COMMAND_NOT_FOUND = 59
 _COMMAND_OVERHEAD = 16 * 1024
 # The server refuses more (handshake specification).
 _METADATA_LIMIT = 512
+# How long a server keeps a session by default.
+_SESSION_MINUTES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ def handshake(
     server_api: Any,
     nonce: Callable[[], bytes],
     memory: LoginMemory,
+    load_balanced: bool = False,
 ) -> Generator[Wanted, Any, HandshakeResult]:
     """
     Introduce ourselves and log in.
@@ -210,10 +214,13 @@ def handshake(
     @param credentials: C{None} to leave logging in out.
     @param nonce: gives 32 random bytes.
     @param memory: what earlier log-ins have left.
+    @param load_balanced: whether a load balancer chooses the server, which
+        must then name its service (load balancers specification).
 
     @raise OperationFailure: logging in failed, or C{hello} did.
     @raise NotPrimaryError: the server is shutting down.
-    @raise ConfigurationError: the server is too old.
+    @raise ConfigurationError: the server is too old, or is behind no load
+        balancer though it should be.
     @raise ProtocolError: what it answers is no reply to C{hello}.
     """
     body: dict[str, Any] = {
@@ -223,6 +230,8 @@ def handshake(
         "backpressure": True,
         "client": metadata,
     }
+    if load_balanced:
+        body["loadBalanced"] = True
     if compressors:
         body["compression"] = list(compressors)
     begun = None
@@ -245,6 +254,8 @@ def handshake(
     _check_types(address, reply)
     hello = Hello(dict(reply))
     info = _info(address, hello)
+    if load_balanced:
+        info = _behind_balancer(info, reply)
     token = None
     if credentials is not None and info.server_type != SERVER_TYPE.RSArbiter:
         conversation = authenticate(
@@ -298,6 +309,19 @@ def declaring(conversation: Conversation, declared: Mapping[str, Any]) -> Conver
         conversation.close()
 
 
+def _behind_balancer(info: ConnectionInfo, reply: Mapping[str, Any]) -> ConnectionInfo:
+    service_id = reply.get("serviceId")
+    if service_id is None:
+        # The specification's own words.
+        raise ConfigurationError(
+            "Driver attempted to initialize in load balancing mode, but the server does not "
+            "support this mode."
+        )
+    # There are always sessions, whatever hello says of them.
+    minutes = info.logical_session_timeout_minutes or _SESSION_MINUTES
+    return replace(info, service_id=service_id, logical_session_timeout_minutes=minutes)
+
+
 # What is used here, and must therefore be what it should be.
 _REPLY_TYPES: Mapping[str, type] = {
     "minWireVersion": int,
@@ -305,6 +329,7 @@ _REPLY_TYPES: Mapping[str, type] = {
     "saslSupportedMechs": list,
     "speculativeAuthenticate": Mapping,
     "compression": list,
+    "serviceId": ObjectId,
 }
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "error_effect",
     "initial_description",
     "is_stale",
+    "load_balancer",
     "nothing_known",
     "server_description",
     "unknown_server",
@@ -51,6 +52,10 @@ __all__ = [
 
 STATE_CHANGE_CODES = NOT_PRIMARY_CODES | NODE_RECOVERING_CODES
 """Of errors that say that a server is no primary, recovers or shuts down."""
+
+
+# 5.0, the oldest server that may be behind a load balancer.
+_BALANCED_WIRE_VERSION = 13
 
 
 class _Settings:
@@ -68,7 +73,9 @@ def initial_description(options: ClientOptions) -> TopologyDescription:
     """
     The deployment before anything was seen of it.
     """
-    if options.direct_connection:
+    if options.load_balanced:
+        kind = TOPOLOGY_TYPE.LoadBalanced
+    elif options.direct_connection:
         kind = TOPOLOGY_TYPE.Single
     elif options.replica_set is not None:
         kind = TOPOLOGY_TYPE.ReplicaSetNoPrimary
@@ -127,6 +134,14 @@ def unknown_server(address: Address, error: Exception) -> ServerDescription:
     A server that could not be asked, or must not be used.
     """
     return ServerDescription(address, error=error)
+
+
+def load_balancer(address: Address) -> ServerDescription:
+    """
+    A load balancer, which nobody ever asks how it is.
+    """
+    reply = {"ok": 1, "serviceId": ObjectId(), "maxWireVersion": _BALANCED_WIRE_VERSION}
+    return ServerDescription(address, Hello(reply))
 
 
 def is_stale(current: ServerDescription, seen: ServerDescription) -> bool:

@@ -86,6 +86,9 @@ _TRANSACTIONS_WIRE_VERSION = 7
 
 _ENDING = ("commitTransaction", "abortTransaction")
 
+# What keeps a transaction to itself.
+_PINNED_TO = (SERVER_TYPE.Mongos, SERVER_TYPE.LoadBalancer)
+
 # Connection failures after which nothing can be left running in the session.
 _NOT_OF_THE_NETWORK = (NotPrimaryError, ServerSelectionTimeoutError, WaitQueueTimeoutError)
 
@@ -193,11 +196,13 @@ class Transaction:
     @ivar commit_refused: the last commit was turned away by an overloaded
         server, so that it was no attempt.
     @ivar recovery_token: the last that a mongos gave.
+    @ivar on_unpinned: called when its session lets go of what is pinned.
     """
 
     __slots__ = (
         "commit_refused",
         "max_commit_time_ms",
+        "on_unpinned",
         "read_concern",
         "read_preference",
         "recovery_token",
@@ -219,6 +224,7 @@ class Transaction:
         self.state = TransactionState.STARTING
         self.recovery_token: Mapping[str, Any] | None = None
         self.commit_refused = False
+        self.on_unpinned: Callable[[], None] | None = None
 
 
 class SessionState:
@@ -339,6 +345,17 @@ class SessionState:
             session = self.server_session = self.source()
         return session
 
+    def unpin(self) -> None:
+        """
+        Let go of the mongos, or of the connection through a load balancer,
+        that has the transaction.
+        """
+        self.pinned_address = None
+        transaction = self.transaction
+        if transaction is not None and transaction.on_unpinned is not None:
+            on_unpinned, transaction.on_unpinned = transaction.on_unpinned, None
+            on_unpinned()
+
     def end(self) -> ServerSession | None:
         """
         End it, whatever goes on in it.
@@ -346,7 +363,8 @@ class SessionState:
         @return: the server session to be given back, if it has one.
         """
         session, self.server_session, self.source = self.server_session, None, None
-        self.pinned_address = None
+        if self.pinned_address is not None:
+            self.unpin()
         return session
 
     def next_transaction_number(self) -> Int64:
@@ -378,7 +396,7 @@ class SessionState:
                 "w='majority'"
             )
         session.transaction_number += 1
-        self.pinned_address = None
+        self.unpin()
         self.transaction = transaction
         if self.trace is not None:
             self.trace.started()
@@ -469,8 +487,8 @@ class SessionState:
             )
 
     def _leave_transaction(self) -> None:
+        self.unpin()
         self.transaction = None
-        self.pinned_address = None
 
     def apply(
         self,
@@ -568,7 +586,7 @@ class SessionState:
             concern["afterClusterTime"] = self.operation_time
         if concern:
             body["readConcern"] = concern
-        if info is not None and info.server_type == SERVER_TYPE.Mongos:
+        if info is not None and info.server_type in _PINNED_TO:
             self.pinned_address = info.address
 
     def sent(self) -> None:
@@ -619,9 +637,9 @@ class SessionState:
             transaction.commit_refused = error.has_error_label(OVERLOADED)
             _label_commit(error)
             if error.has_error_label(UNKNOWN_COMMIT):
-                self.pinned_address = None
+                self.unpin()
         elif command.name == "abortTransaction":
-            self.pinned_address = None
+            self.unpin()
         elif (
             self.in_transaction
             and isinstance(error, ConnectionFailure)
@@ -630,7 +648,7 @@ class SessionState:
         ):
             add_error_label(error, TRANSIENT)
         if error.has_error_label(TRANSIENT):
-            self.pinned_address = None
+            self.unpin()
 
 
 def _label_commit(error: PyMongoError) -> None:

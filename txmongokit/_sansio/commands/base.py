@@ -141,6 +141,7 @@ class Command(Generic[ResultT]):
     @ivar database: the name of the database that it addresses.
     @ivar options: concerns, preference, codec and time limit.
     @ivar address: the one server that it must go to, or C{None}.
+    @ivar cursor_ids: the open cursors that it is about.
     @ivar shareable: whether it is so short that it may share a busy
         connection with others of its kind.
     @ivar sends_max_time: whether the server is told, as C{maxTimeMS}, how much
@@ -158,6 +159,7 @@ class Command(Generic[ResultT]):
     retryable: bool = False
     shareable: bool = False
     address: Address | None = None
+    cursor_ids: Sequence[int] = ()
     deadline: float | None = None
     sends_max_time: bool = True
     whole: WholeOperation | None = None

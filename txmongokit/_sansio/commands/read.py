@@ -330,6 +330,7 @@ class GetMore(CursorCommand):
         self._comment = comment
         super().__init__(database, collection, options, body, raw=raw)
         self.address = address
+        self.cursor_ids = (cursor_id,)
 
     def build(self, info: ConnectionInfo) -> Request:
         """The same document each time; the comment only where it is known."""
@@ -352,6 +353,7 @@ class KillCursors(Command[Mapping[str, Any]]):
         database, _, self.collection = namespace.partition(".")
         super().__init__(database, options)
         self.address = address
+        self.cursor_ids = cursor_ids
         self._ids = [Int64(cursor_id) for cursor_id in cursor_ids]
 
     @property
