@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txmongokit._sansio import messages as m
+from txmongokit._sansio.compression import decompress
 from txmongokit._sansio.framing import FrameReader
 from txmongokit.connection import ConnectionPool
 from txmongokit.types import Address
@@ -55,6 +56,8 @@ class MemoryTransport(StringTransport):
         self._watching: tuple[int, bool, Any] | None = None
         self._last_id = 1
         self._limit = 0
+        # Requests that must be answered in the old way.
+        self._queries: set[int] = set()
 
     def write(self, data: bytes) -> None:
         """Queue what the client sends."""
@@ -87,7 +90,19 @@ class MemoryTransport(StringTransport):
         self._reader.feed(data)
         while (frame := self._reader.next_frame()) is not None:
             header, message = m.decode(frame)
-            assert isinstance(message, m.OpMsg)
+            if isinstance(message, m.OpCompressed):
+                unpacked = decompress(
+                    message.compressor_id, message.compressed, message.uncompressed_size, 1 << 26
+                )
+                header = header._replace(opcode=message.original_opcode)
+                message = m.decode_payload(header, unpacked)
+            self.server.messages.append(message)
+            if not isinstance(message, m.OpMsg):
+                self._legacy(header.request_id, message)
+                continue
+            if not self.server.knows_op_msg:
+                self.server.network.later(self.lose)
+                return
             body = bson.decode(message.body)
             for field, documents in message.sequences:
                 body[field] = [bson.decode(raw) for raw in documents]
@@ -100,13 +115,37 @@ class MemoryTransport(StringTransport):
             elif reply is not None and not message.more_to_come:
                 self.reply(header.request_id, reply)
 
+    def _legacy(self, request_id: int, message: m.Message) -> None:
+        """A message of the time before OP_MSG."""
+        if not isinstance(message, m.OpQuery) or not message.namespace.endswith(".$cmd"):
+            found = self.server.on_message(message)
+            if found is not None:
+                self._send(found, request_id)
+            return
+        body = bson.decode(message.query)
+        if next(iter(body)) == "$query":
+            body = body["$query"]
+        body["$db"] = message.namespace.removesuffix(".$cmd")
+        self._queries.add(request_id)
+        reply = self.server.answer(self, body)
+        if isinstance(reply, Exception):
+            self.server.network.later(partial(self.lose, reply))
+        elif reply is not None:
+            self.reply(request_id, reply)
+
+    def _send(self, message: m.Message, request_id: int) -> None:
+        data = m.encode(message, self._last_id, request_id)
+        self.server.network.later(lambda: self.lost or self.protocol.dataReceived(data))
+
     def reply(
         self, request_id: int, document: dict[str, Any], *, more_to_come: bool = False
     ) -> None:
         """Send a reply."""
-        message = m.OpMsg(bson.encode(document), flags=m.MORE_TO_COME if more_to_come else 0)
-        data = m.encode(message, self._last_id, request_id)
-        self.server.network.later(lambda: self.lost or self.protocol.dataReceived(data))
+        message: m.Message = m.OpReply((bson.encode(document),))
+        if request_id not in self._queries:
+            flags = m.MORE_TO_COME if more_to_come else 0
+            message = m.OpMsg(bson.encode(document), flags=flags)
+        self._send(message, request_id)
 
     def tell(self, *, last: bool = False) -> None:
         """
@@ -149,7 +188,9 @@ class FakeServer:
     @ivar on_command: answers everything else.
     @ivar on_hello: answers C{hello}, where set.
     @ivar refuses: what connecting fails with; a Deferred never connects.
+    @ivar on_message: answers what is neither OP_MSG nor a command.
     @ivar commands: the commands that came, without C{hello}.
+    @ivar messages: all messages that came.
     @ivar hellos: when a C{hello} came, in the network's seconds.
     """
 
@@ -160,6 +201,8 @@ class FakeServer:
         self.hello: dict[str, Any] = {}
         self.on_command: Answer = lambda body: {"ok": 1.0}
         self.on_hello: Answer | None = None
+        self.on_message: Callable[[m.Message], m.OpReply | None] = lambda message: None
+        self.messages: list[m.Message] = []
         self.refuses: Exception | Deferred[Any] | None = None
         self.commands: list[dict[str, Any]] = []
         self.hellos: list[float] = []
@@ -185,6 +228,12 @@ class FakeServer:
             "ok": 1.0,
             **self.hello,
         }
+
+    @property
+    def knows_op_msg(self) -> bool:
+        """Whether it is as new as its C{hello} tells."""
+        version: int = self.hello.get("maxWireVersion", 17)
+        return version >= 6
 
     def can_stream(self) -> None:
         """

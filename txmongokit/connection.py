@@ -119,7 +119,6 @@ class ConnectionPool(Deployment):
         log_levels: Mapping[str, str] | None = None,
         tracing: bool | Mapping[str, Any] | None = None,
         driver: DriverInfo | None = None,
-        _wire_version_limit: int | None = None,
         **kwargs: Any,
     ) -> None:
         if pool_size is not None:
@@ -135,12 +134,7 @@ class ConnectionPool(Deployment):
         self._client_options = client_options
         self._reactor = reactor
         self._connector = Connector(
-            reactor,
-            client_options,
-            ssl_context_factory,
-            endpoint_factory,
-            agent,
-            _wire_version_limit,
+            reactor, client_options, ssl_context_factory, endpoint_factory, agent
         )
         if driver is not None:
             self._connector.append_metadata(driver)

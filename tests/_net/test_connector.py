@@ -98,7 +98,7 @@ class ConnectorTests(SynchronousTestCase):
         """A refused or impossible hello is the error, and the connection is closed."""
         refusals: list[tuple[dict[str, Any], type[Exception]]] = [
             ({"ok": 0, "errmsg": "go away", "code": 13}, OperationFailure),
-            ({"ok": 1, "maxWireVersion": 6}, ConfigurationError),
+            ({"ok": 1, "maxWireVersion": 2}, ConfigurationError),
         ]
         for reply, kind in refusals:
             self.server.on_hello = lambda body, reply=reply: reply

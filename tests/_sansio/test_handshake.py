@@ -165,11 +165,11 @@ class HandshakeTests(SynchronousTestCase):
             self.assertIn(f"h:27017: {name}", str(error))
 
     def test_too_old(self) -> None:
-        """A server before 4.4 is refused before anybody logs in."""
+        """A server before 3.0 is refused before anybody logs in."""
         error = self.assertRaises(
-            ConfigurationError, self.play, {**PRIMARY, "maxWireVersion": 8}, credentials=USER
+            ConfigurationError, self.play, {**PRIMARY, "maxWireVersion": 2}, credentials=USER
         )
-        self.assertIn("4.4", str(error))
+        self.assertIn("3.0", str(error))
 
     def test_compressors(self) -> None:
         """Those that both know, in our order."""

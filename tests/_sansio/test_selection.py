@@ -73,7 +73,7 @@ class SelectTests(SynchronousTestCase):
 
     def test_too_old(self) -> None:
         """A server whose version is not supported is an error, not a candidate."""
-        old = {"address": "a:1", "type": "RSPrimary", "maxWireVersion": 5}
+        old = {"address": "a:1", "type": "RSPrimary", "maxWireVersion": 2}
         case = {"type": "ReplicaSetWithPrimary", "servers": [old]}
         self.assertRaises(
             ConfigurationError,

@@ -125,8 +125,9 @@ class Connector:
     @param endpoint_factory: how to reach a server, for proxies and tests.
     @param agent: what asks for credentials over HTTP; C{None} for Twisted's
         own.
-    @param wire_version_limit: see L{QueryExchange}.
     @ivar credentials: who logs in on new connections; C{None} for nobody.
+    @ivar wire_version_limit: for tests: take servers for ones that have no
+        OP_MSG; see L{QueryExchange}.
 
     @raise ConfigurationError: a password would be sent as it is, the
         application's name is too long, or there are two ways to a server.
@@ -139,10 +140,9 @@ class Connector:
         ssl_context_factory: Any = None,
         endpoint_factory: EndpointFactory | None = None,
         agent: Any = None,
-        wire_version_limit: int | None = None,
     ) -> None:
         self.credentials = options.credentials
-        self._wire_version_limit = wire_version_limit
+        self.wire_version_limit: int | None = None
         self._reactor = reactor
         self._options = options
         self._ssl_context_factory = ssl_context_factory
@@ -520,7 +520,7 @@ class Connector:
         greeting: QueryExchange | None = None
         # Others have OP_MSG (handshake and load balancers specifications).
         if options.server_api is None and not options.load_balanced:
-            protocol.exchange = greeting = QueryExchange(limit=self._wire_version_limit)
+            protocol.exchange = greeting = QueryExchange(limit=self.wire_version_limit)
 
         async def ask(step: Step) -> Any:
             attempt.greeted = next(iter(step.body)) not in _HELLO_NAMES

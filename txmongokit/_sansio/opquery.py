@@ -160,7 +160,9 @@ class QueryExchange(Exchange):
         one for OP_MSG where the server has that.
         """
         if self._limit is None and self.wire_version >= OP_MSG:
-            return Exchange()
+            exchange = Exchange()
+            exchange._last_id = self._last_id
+            return exchange
         return self
 
     def send(
