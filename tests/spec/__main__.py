@@ -108,6 +108,11 @@ def main(arguments: Sequence[str]) -> int:
         help="a server to run, first the newest; also TXMONGOKIT_SPECS_MONGODS, "
         f"separated by {os.pathsep!r}",
     )
+    parser.add_argument(
+        "--topology",
+        choices=("single", "replicaset", "sharded", "load-balanced"),
+        help="the only one to run on; the last two are scripted routers before a replica set",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="every case")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="parts of names")
     given = parser.parse_args(arguments)
@@ -118,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
         report.finish()
         return 0
     named = os.environ.get("TXMONGOKIT_SPECS_MONGODS")
-    fleet = Fleet(given.mongod or (named.split(os.pathsep) if named else ()))
+    fleet = Fleet(given.mongod or (named.split(os.pathsep) if named else ()), given.topology)
     selection = _Selection(given.patterns, given.smoke)
 
     async def session(reactor: Any) -> None:

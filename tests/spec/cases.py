@@ -82,7 +82,9 @@ class Case:
 
     async def _fill_pool(self, spec: Mapping[str, Any]) -> None:
         entity = self.entities.get(spec["id"], "client")
-        least = spec["uriOptions"]["minPoolSize"] * len(self.ground.deployment.members)
+        least = spec["uriOptions"]["minPoolSize"] * self.ground.servers(
+            bool(spec.get("useMultipleMongoses"))
+        )
         await wait_until(
             lambda: entity.recorder.ready >= least,
             "minPoolSize",

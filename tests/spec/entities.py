@@ -212,7 +212,12 @@ class Entities:
         options["log_levels"] = components
         try:
             pool = ConnectionPool(
-                _uri(self._ground, options), event_listeners=[recorder], **options
+                self._ground.uri(
+                    direct=bool(options.get("directConnection")),
+                    multiple=bool(spec.get("useMultipleMongoses")),
+                ),
+                event_listeners=[recorder],
+                **options,
             )
         except BaseException:
             if logs is not None:
@@ -283,18 +288,3 @@ def _server_api(spec: Mapping[str, Any]) -> ServerApi:
         )
     except ValueError as error:
         raise Malformed(str(error)) from None
-
-
-def _uri(ground: Ground, options: dict[str, Any]) -> str:
-    """
-    The connection string for a client: one host, and no set, where it is to
-    connect directly.
-    """
-    uri = ground.deployment.uri
-    if not options.get("directConnection"):
-        return uri
-    start, _, rest = uri.partition("://")
-    host, port = ground.client.primary or ground.deployment.members[0].address
-    user, at, _ = rest.rpartition("@")
-    source = "?authSource=admin" if at else ""
-    return f"{start}://{user}{at}{host}:{port}/{source}"

@@ -6,11 +6,6 @@ from __future__ import annotations
 
 __all__ = ["KNOWN_FAILURES"]
 
-_LOAD_BALANCED = (
-    "load-balancers/tests/non-lb-connection-establishment.json: operations against non-load "
-    "balanced clusters "
-)
-
 # The case's full name ("directory/file: description") and the reason.
 KNOWN_FAILURES: dict[str, str] = {
     "connection-monitoring-and-pooling/tests/logging/connection-pool-options.json: "
@@ -20,13 +15,6 @@ KNOWN_FAILURES: dict[str, str] = {
     "auth/tests/legacy/connection-string.json: should throw an exception if username and password "
     "provided (MONGODB-AWS)": (
         "the file contradicts itself: another of its cases wants such a connection string taken"
-    ),
-    **dict.fromkeys(
-        (
-            f"{_LOAD_BALANCED}fail if URI contains loadBalanced=true",
-            f"{_LOAD_BALANCED}succeed if URI contains loadBalanced=false",
-        ),
-        "loadBalanced=true is refused at once, in words of our own (both make such a client)",
     ),
 } | {
     f"uri-options/tests/tls-options.json: Invalid {option} causes a warning": "a wrong value of "

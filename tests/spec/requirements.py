@@ -26,7 +26,8 @@ class Facts:
     What a deployment is.
 
     @ivar version: the server's, three numbers.
-    @ivar topology: C{"single"} or C{"replicaset"}.
+    @ivar topology: C{"single"}, C{"replicaset"}, C{"sharded"} or
+        C{"load-balanced"}.
     @ivar auth: whether it has access control.
     @ivar parameters: the server's parameters.
     """
@@ -66,7 +67,9 @@ def unmet(requirements: Sequence[Mapping[str, Any]] | None, facts: Facts) -> str
 def _reasons(requirement: Mapping[str, Any], facts: Facts) -> list[str]:
     reasons = []
     topologies = requirement.get("topologies")
-    if topologies is not None and facts.topology not in topologies:
+    if topologies is not None and not {facts.topology, f"{facts.topology}-replicaset"} & {
+        *topologies
+    }:
         reasons.append(
             " or ".join(dict.fromkeys(_TOPOLOGIES.get(each, each) for each in topologies))
         )

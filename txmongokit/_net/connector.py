@@ -527,8 +527,8 @@ class Connector:
             reply = await self._asked(protocol, step)
             if greeting is not None and not attempt.greeted:
                 protocol.exchange = greeting.settled()
-            if not attempt.greeted and attempt.on_service is not None and "serviceId" in reply:
-                attempt.on_service(reply["serviceId"])
+            if attempt.on_service is not None and not attempt.greeted and reply.get("ok"):
+                attempt.on_service(reply.get("serviceId"))
             attempt.greeted = True
             return reply
 

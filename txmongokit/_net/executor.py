@@ -694,6 +694,10 @@ class Executor:
         try:
             batch = result = self._read(call, raw)
             return result
+        except PyMongoError as error:
+            # Before the connection is given back, which its service's end may close.
+            self._tell_failure(call, error)
+            raise
         finally:
             assert self._pinning is not None
             # What is raised for a reply may leave a cursor of results.
