@@ -23,13 +23,12 @@ __all__ = ["run_bulk", "run_client_bulk"]
 
 
 def run_bulk(
-    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None, name: str = "bulkWrite"
+    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None
 ) -> Deferred[BulkWriteResult]:
     """
     Run the bulk write of a collection.
 
     @param state: of an explicit session.
-    @param name: what the operation is called where it is traced.
 
     @return: fires with the result; fails with
         L{txmongokit.errors.BulkWriteError} where parts of it failed.  An
@@ -37,13 +36,13 @@ def run_bulk(
         C{BulkWriteResult} of what had been acknowledged before.  Cancelling
         sends no more; what was sent may happen.
     """
-    return Deferred.fromCoroutine(_traced_bulk(runner, bulk, state, name))
+    return Deferred.fromCoroutine(_traced_bulk(runner, bulk, state))
 
 
 async def _traced_bulk(
-    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None, name: str
+    runner: IOperationRunner, bulk: BulkWrite, state: SessionState | None
 ) -> BulkWriteResult:
-    with bulk.whole(name) as whole:
+    with bulk.whole() as whole:
         return await _run_bulk(runner, bulk, state, whole)
 
 

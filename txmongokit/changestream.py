@@ -487,6 +487,7 @@ class _Watch(Aggregate):
     @ivar wire_version: of the server that it was sent to.
     """
 
+    operation = "watch"
     start: Mapping[str, Any] = {}
     since = 0
     wire_version = 0

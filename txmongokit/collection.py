@@ -616,7 +616,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         identifiers = [bulk.add_insert(document) for document in documents]
         if not identifiers:
             raise TypeError("documents must not be empty")
-        inserted = run_bulk(self._runner, bulk, session_state(session), "insert")
+        inserted = run_bulk(self._runner, bulk, session_state(session))
         return inserted.addCallback(
             lambda result: InsertManyResult(identifiers, result.acknowledged)
         )

@@ -32,6 +32,7 @@ from txmongokit._sansio.commands.read import (
     GetMore,
     KillCursors,
 )
+from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.transactions import SessionState, bound_session
 from txmongokit.errors import (
     AutoReconnect,
@@ -231,6 +232,8 @@ class CommandCursor(Generic[DocumentT]):
         self._fetching = False
         self._fetch: Deferred[list[DocumentT]] | None = None
         self._killing: Deferred[None] | None = None
+        # Batches that are fetched for one call are one operation.
+        self._together: WholeOperation | None = None
         # What stays on a server that could not be told yet.
         self._left: CursorBatch | None = None
 
@@ -384,6 +387,7 @@ class CommandCursor(Generic[DocumentT]):
                 if self._session is None:
                     self._session = self._runner.take_session()
                 command.deadline = deadline
+                command.whole = self._together
                 batch = await self._runner.run(command, self._session)
             elif self._exhaust and self._streams():
                 batch = await self._streamed(deadline)
@@ -440,7 +444,7 @@ class CommandCursor(Generic[DocumentT]):
             comment=self._comment,
             raw=self._raw,
         )
-        command.deadline = deadline
+        command.deadline, command.whole = deadline, self._together
         return command
 
     # Its end.
@@ -627,6 +631,15 @@ class CommandCursor(Generic[DocumentT]):
         return Deferred.fromCoroutine(self._collect(length))
 
     async def _collect(self, length: int | None = None) -> list[DocumentT]:
+        if self._started:
+            return await self._gathered(length)
+        with WholeOperation() as self._together:
+            try:
+                return await self._gathered(length)
+            finally:
+                self._together = None
+
+    async def _gathered(self, length: int | None) -> list[DocumentT]:
         documents: list[DocumentT] = []
         while length is None or len(documents) < length:
             batch = await self.next_batch()

@@ -482,6 +482,7 @@ def _collection_name(name_or_collection: str | Collection[Any]) -> str:
 class _CursorCommand(CursorCommand):
     """A command document as the user wrote it, answered by a cursor."""
 
+    operation = "runCommand"
     follows_read_preference = True
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:

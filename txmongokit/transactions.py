@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -102,8 +101,7 @@ class RetriedTransaction(Generic[SessionT, ResultT]):
         self._end = runner.seconds() + _RETRY_LIMIT if deadline is None else deadline
         outer, state.deadline = state.deadline, deadline
         try:
-            with nullcontext() if state.trace is None else state.trace.retried():
-                return await self._try_until_settled()
+            return await self._try_until_settled()
         finally:
             state.deadline = outer
 

@@ -159,6 +159,7 @@ class ScriptedTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(written).inserted_count, 2)
         whole, *commands = self.spans()
         self.assertEqual(whole.name, "bulkWrite admin")
+        self.assertEqual(whole.attributes["db.mongodb.cursor_id"], 7)
         self.assertNotIn("db.collection.name", whole.attributes)
         self.assertEqual([span.name for span in commands], ["bulkWrite", "getMore"])
         for span in commands:
@@ -174,7 +175,10 @@ class ScriptedTests(SynchronousTestCase):
         self.failureResultOf(failed, AutoReconnect)
         operation, command = self.spans()
         (event,) = command.events
-        self.assertEqual(event.attributes["exception.type"], "AutoReconnect")
+        self.assertEqual(event.attributes["exception.type"], "pymongo.errors.AutoReconnect")
+        self.assertEqual(command.attributes["error.type"], "pymongo.errors.AutoReconnect")
+        self.assertNotIn("db.response.status_code", command.attributes)
+        self.assertEqual(operation.attributes["error.type"], "pymongo.errors.AutoReconnect")
         self.assertEqual(operation.status.status_code, trace.StatusCode.ERROR)
 
         self.exporter.clear()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pymongo.operations import DeleteOne, InsertOne
+from pymongo.operations import DeleteMany, DeleteOne, InsertOne
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
@@ -80,7 +80,7 @@ class TracingTests(TestCase):
         self.assertEqual(
             dict(operation.attributes),
             {
-                "db.system": "mongodb",
+                "db.system.name": "mongodb",
                 "db.namespace": "shop",
                 "db.collection.name": "things",
                 "db.operation.name": "insert",
@@ -99,7 +99,7 @@ class TracingTests(TestCase):
         self.assertEqual(
             attributes,
             {
-                "db.system": "mongodb",
+                "db.system.name": "mongodb",
                 "db.namespace": "shop",
                 "db.collection.name": "things",
                 "db.command.name": "insert",
@@ -128,6 +128,8 @@ class TracingTests(TestCase):
         (event,) = operation.events
         self.assertEqual(event.name, "exception")
         self.assertTrue(event.attributes["exception.type"].endswith("DuplicateKeyError"))
+        self.assertEqual(operation.attributes["error.type"], event.attributes["exception.type"])
+        self.assertNotIn("error.type", command.attributes)
         self.assertIn("E11000", event.attributes["exception.message"])
         self.assertIn("Traceback", event.attributes["exception.stacktrace"])
 
@@ -136,8 +138,12 @@ class TracingTests(TestCase):
         operation, command = self.spans()
         self.assertEqual((operation.name, command.name), ("runCommand shop", "nonsense"))
         self.assertEqual(command.attributes["db.response.status_code"], "59")
+        self.assertEqual(command.attributes["error.type"], "59")
         (event,) = command.events
-        self.assertEqual(event.attributes["exception.type"], "OperationFailure")
+        self.assertEqual(event.attributes["exception.type"], "pymongo.errors.OperationFailure")
+        (event,) = operation.events
+        self.assertEqual(event.attributes["exception.type"], operation.attributes["error.type"])
+        self.assertTrue(operation.attributes["error.type"].endswith("OperationFailure"))
 
         fail_once = {"failCommands": ["find"], "errorCode": 11600}
         await self.client["admin"].command(
@@ -155,6 +161,9 @@ class TracingTests(TestCase):
             ],
         )
         self.assertEqual(spans[1].attributes["db.response.status_code"], "11600")
+        self.assertEqual(spans[1].attributes["error.type"], "11600")
+        for span in (spans[0], spans[2]):
+            self.assertNotIn("error.type", span.attributes)
         self.assertEqual(spans[0].status.status_code, trace.StatusCode.UNSET)
 
     def test_names(self) -> Deferred[None]:
@@ -167,7 +176,11 @@ class TracingTests(TestCase):
         await shop.create_collection("things")
         await shop.create_collection("view", viewOn="things", pipeline=[])
         await shop["things"].estimated_document_count()
+        await shop["things"].count_documents({})
         await shop["things"].find_one_and_delete({"_id": 7})
+        await shop["things"].rename("others")
+        await shop.cursor_command("find", "others")
+        await shop.cursor_command({"listCollections": 1, "nameOnly": True})
         await self.client["admin"].command("ping")
         await shop.drop_collection("view")
         await shop.command("createUser", "ann", pwd="hunter2", roles=[])
@@ -178,9 +191,13 @@ class TracingTests(TestCase):
             [name for name in operations if not name.startswith("listCollections")],
             [
                 "createCollection shop.things",
-                "createView shop.view",
-                "estimatedDocumentCount shop.things",
+                "createCollection shop.view",
+                "count shop.things",
+                "countDocuments shop.things",
                 "findAndModify shop.things",
+                "renameCollection shop.things",
+                "runCommand shop.others",
+                "runCommand shop",
                 "runCommand admin",
                 "dropCollection shop.view",
                 "runCommand shop",
@@ -192,6 +209,14 @@ class TracingTests(TestCase):
         self.assertNotIn("hunter2", "".join(span.to_json() for span in spans))
         self.assertEqual(commands["ping"].attributes["db.query.summary"], "ping admin")
         self.assertNotIn("db.collection.name", commands["dropUser"].attributes)
+        renaming = commands["renameCollection"].attributes
+        self.assertEqual(renaming["db.query.summary"], "renameCollection admin")
+        self.assertEqual(renaming["db.namespace"], "admin")
+        self.assertNotIn("db.collection.name", renaming)
+        (found,) = [span for span in spans if span.name == "runCommand shop.others"]
+        self.assertEqual(found.attributes["db.operation.summary"], found.name)
+        self.assertEqual(found.attributes["db.collection.name"], "others")
+        self.assertEqual(found.attributes["db.operation.name"], "runCommand")
 
     def test_bulk_writes(self) -> Deferred[None]:
         """A bulk write is one operation, of as many commands as it takes."""
@@ -207,32 +232,143 @@ class TracingTests(TestCase):
             self.tree(self.spans()),
             [(whole, None), ("insert", whole), ("delete", whole), ("insert", whole)],
         )
+        whole = "delete shop.things"
+        await things.bulk_write([DeleteOne({"_id": 1}), DeleteMany({"_id": 1})])
+        self.assertEqual(self.tree(self.spans()), [(whole, None), ("delete", whole)])
         with self.assertRaises(BulkWriteError):
             await things.bulk_write([InsertOne({"_id": 2})])
         spans = self.spans()
+        self.assertEqual(spans[0].name, "insert shop.things")
         self.assertEqual(spans[0].status.status_code, trace.StatusCode.ERROR)
         self.assertEqual(len(spans), 2)
         await things.insert_many([{"_id": 3}, {"_id": 4}])
         whole = "insert shop.things"
         self.assertEqual(self.tree(self.spans()), [(whole, None), ("insert", whole)])
 
+    def test_whole_cursors(self) -> Deferred[None]:
+        """A cursor that is read as a whole is one operation, which tells its number."""
+        return Deferred.fromCoroutine(self.whole_cursors())
+
+    async def whole_cursors(self) -> None:
+        """See L{test_whole_cursors}."""
+        things = self.client["shop"]["things"]
+        await things.insert_many([{"_id": number} for number in range(5)])
+        self.spans()
+        self.assertEqual(len(await things.find({}, batch_size=2)), 5)
+        spans = self.spans()
+        whole = "find shop.things"
+        self.assertEqual(
+            self.tree(spans),
+            [(whole, None), ("find", whole), ("getMore", whole), ("getMore", whole)],
+        )
+        numbers = {span.attributes["db.mongodb.cursor_id"] for span in spans}
+        self.assertEqual(len(numbers), 1)
+        self.assertNotIn(0, numbers)
+        for span in spans:
+            self.assertEqual(span.attributes["db.collection.name"], "things")
+
+        await things.find({}).to_list()
+        for span in self.spans():
+            self.assertNotIn("db.mongodb.cursor_id", span.attributes)
+
+        with self.assertRaises(OperationFailure):
+            await things.find({"$nonsense": 1}).to_list()
+        operation, _ = self.spans()
+        self.assertEqual(operation.status.status_code, trace.StatusCode.ERROR)
+        self.assertTrue(operation.attributes["error.type"].endswith("OperationFailure"))
+
     def test_cursors(self) -> Deferred[None]:
-        """A cursor's number is told by the command that opens it, and by those that go on."""
+        """
+        Each batch that the user asks for is an operation beside the one that
+        made the cursor, with the number that was sent; closing it is none.
+        """
         return Deferred.fromCoroutine(self.cursors())
 
     async def cursors(self) -> None:
         """See L{test_cursors}."""
         things = self.client["shop"]["things"]
-        await things.insert_many([{"_id": number} for number in range(4)])
+        await things.insert_many([{"_id": number} for number in range(3)])
         self.spans()
-        self.assertEqual(len(await things.find({}, batch_size=2)), 4)
-        commands = [span for span in self.spans() if "db.command.name" in span.attributes]
-        self.assertEqual({span.name for span in commands}, {"find", "getMore"})
-        numbers = {span.attributes["db.mongodb.cursor_id"] for span in commands}
-        self.assertEqual(len(numbers), 1)
-        self.assertNotIn(0, numbers)
-        for span in commands:
-            self.assertEqual(span.attributes["db.collection.name"], "things")
+        cursor = things.find({}, batch_size=2)
+        with self.tracer.start_as_current_span("first"):
+            first = cursor.next_batch()
+        await first
+        number = cursor.cursor_id
+        with self.tracer.start_as_current_span("second"):
+            second = cursor.next_batch()
+        await second
+        self.assertEqual(cursor.cursor_id, 0)
+        spans = self.spans()
+        find, more = "find shop.things", "getMore shop.things"
+        self.assertEqual(
+            self.tree(spans),
+            [
+                ("first", None),
+                (find, "first"),
+                ("find", find),
+                ("second", None),
+                (more, "second"),
+                ("getMore", more),
+            ],
+        )
+        for span in spans:
+            if span.name not in ("first", "second"):
+                self.assertEqual(span.attributes["db.mongodb.cursor_id"], number)
+
+        cursor = things.find({}, batch_size=2)
+        await cursor.next()
+        self.spans()
+        with self.tracer.start_as_current_span("request"):
+            closing = cursor.close()
+        await closing
+        spans = self.spans()
+        self.assertEqual(self.tree(spans), [("request", None), ("killCursors", "request")])
+        self.assertNotIn("db.mongodb.cursor_id", spans[1].attributes)
+        names = self.client["shop"].cursor_command(
+            {"listCollections": 1, "cursor": {"batchSize": 0}}
+        )
+        await names.next_batch()
+        spans = self.spans()
+        self.assertEqual([span.name for span in spans][2:], ["getMore shop", "getMore"])
+        self.assertEqual(spans[3].attributes["db.query.summary"], "getMore shop")
+
+    def test_change_streams(self) -> Deferred[None]:
+        """Watching is an operation, each batch another; going on after an error is new ones."""
+        return Deferred.fromCoroutine(self.change_streams())
+
+    async def change_streams(self) -> None:
+        """See L{test_change_streams}."""
+        things = self.client["shop"]["things"]
+        await things.insert_one({"_id": 0})
+        self.spans()
+        async with things.watch(max_await_time_ms=10) as stream:
+            await stream.try_next()
+            watch, more = "watch shop.things", "getMore shop.things"
+            whole = [(watch, None), ("aggregate", watch), (more, None), ("getMore", more)]
+            self.assertEqual(self.tree(self.spans()), whole)
+            fail_once = {
+                "failCommands": ["getMore"],
+                "errorCode": 280,
+                "errorLabels": ["ResumableChangeStreamError"],
+            }
+            await self.client["admin"].command(
+                {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": fail_once}
+            )
+            self.spans()
+            await stream.try_next()
+            spans = self.spans()
+            self.assertEqual(
+                self.tree(spans),
+                [
+                    (more, None),
+                    ("getMore", more),
+                    ("killCursors", None),
+                    (watch, None),
+                    ("aggregate", watch),
+                ],
+            )
+            self.assertEqual(spans[0].status.status_code, trace.StatusCode.ERROR)
+            self.assertEqual(spans[1].attributes["error.type"], "280")
 
     def test_transactions(self) -> Deferred[None]:
         """A transaction is a span around its operations, and ends with it, empty ones too."""
@@ -258,7 +394,7 @@ class TracingTests(TestCase):
                     ("commitTransaction", "commitTransaction admin"),
                 ],
             )
-            self.assertEqual(dict(spans[0].attributes), {"db.system": "mongodb"})
+            self.assertEqual(dict(spans[0].attributes), {"db.system.name": "mongodb"})
 
             session.start_transaction()
             await things.insert_one({"_id": 2}, session=session)
@@ -274,15 +410,21 @@ class TracingTests(TestCase):
 
             async def insert(session: Any) -> None:
                 await things.insert_one({"_id": 3}, session=session)
+                cursor = things.find({}, batch_size=2, session=session)
+                while cursor.alive:
+                    await cursor.next()
 
             await session.with_transaction(insert)
             self.assertEqual(
                 self.tree(self.spans()),
                 [
-                    ("withTransaction admin", None),
-                    ("transaction", "withTransaction admin"),
+                    ("transaction", None),
                     ("insert shop.things", "transaction"),
                     ("insert", "insert shop.things"),
+                    ("find shop.things", "transaction"),
+                    ("find", "find shop.things"),
+                    ("getMore shop.things", "transaction"),
+                    ("getMore", "getMore shop.things"),
                     ("commitTransaction admin", "transaction"),
                     ("commitTransaction", "commitTransaction admin"),
                 ],
@@ -293,8 +435,6 @@ class TracingTests(TestCase):
 
             with self.assertRaises(KeyError):
                 await session.with_transaction(fails)
-            whole, transaction = self.spans()
-            self.assertEqual(whole.status.status_code, trace.StatusCode.ERROR)
-            self.assertEqual(transaction.name, "transaction")
+            self.assertEqual([span.name for span in self.spans()], ["transaction"])
         await things.find_one()
         self.assertEqual(self.tree(self.spans())[0], ("find shop.things", None))

@@ -9,8 +9,7 @@ client is made.  Whether and where spans go is the application's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, TypeVar
@@ -20,9 +19,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txmongokit import errors
 from txmongokit._net.logs import COMPONENTS, StructuredLog
 from txmongokit._net.observation import CommandEvent
-from txmongokit._sansio.commands.base import Command, RunCommand
+from txmongokit._sansio.commands.base import Command
+from txmongokit._sansio.commands.read import CursorCommand, KillCursors
 from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import ConfigurationError
@@ -36,14 +37,8 @@ _LENGTH = "OTEL_PYTHON_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH"
 _TRUE = ("1", "true", "yes", "on")
 _KEYS = ("enabled", "query_text_max_length")
 _LENGTH_VARIABLE = "MONGODB_LOG_MAX_DOCUMENT_LENGTH"
-_SYSTEM = {"db.system": "mongodb"}
-# OpenTelemetry specification, covered operations: those that are not called
-# as their commands are.
-_OPERATIONS = {
-    "count": "estimatedDocumentCount",
-    "create": "createCollection",
-    "drop": "dropCollection",
-}
+_SYSTEM = {"db.system.name": "mongodb"}
+_CURSOR = "db.mongodb.cursor_id"
 # Whose first field names a collection: other commands' may name a user.
 _ABOUT_COLLECTIONS = frozenset(
     {
@@ -201,10 +196,14 @@ class Tracing:
         trace = None if session is None else session.trace
         whole = command.whole
         if whole is not None:
-            self._operations[command] = self._begun(whole, trace)
+            self._operations[command] = self._begun(whole, command, trace)
             return run(command, session)
-        database = _ADMIN if command.name in _ENDINGS else command.database
-        span = self._begin(_operation(command), database, _collection(command, database), trace)
+        if isinstance(command, KillCursors):
+            # Cleaning up is nobody's call: it is part of what goes on anyway.
+            around = None if trace is None else trace.parent
+            self._operations[command] = around or self._api.get_current_span()
+            return run(command, session)
+        span = self._begin(_operation(command), *_subject(command), trace)
         self._operations[command] = span
 
         def ended(result: Any) -> Any:
@@ -216,10 +215,16 @@ class Tracing:
 
         return run(command, session).addBoth(ended)
 
-    def _begun(self, whole: WholeOperation, trace: SessionTrace | None) -> Any:
+    def _begun(
+        self, whole: WholeOperation, command: Command[Any], trace: SessionTrace | None
+    ) -> Any:
         """The span of an operation of several commands, which the first of them begins."""
         if whole.span is None:
-            span = self._begin(whole.name, whole.database, whole.collection, trace)
+            if whole.name:
+                name, subject = whole.name, (whole.database, whole.collection)
+            else:
+                name, subject = _operation(command), _subject(command)
+            span = self._begin(name, *subject, trace)
             whole.span, whole.on_end = span, partial(self._end, span)
         return whole.span
 
@@ -247,7 +252,9 @@ class Tracing:
         """
         What a span is about has failed.
         """
-        span.record_exception(error)
+        kind = _class_name(type(error))
+        span.record_exception(error, {"exception.type": kind})
+        span.set_attribute("error.type", kind)
         span.set_status(self._api.Status(self._api.StatusCode.ERROR, type(error).__name__))
 
     # Commands, as the observer tells of them.
@@ -258,16 +265,28 @@ class Tracing:
         """
         operation = self._operations.get(event.command) if event.command is not None else None
         # What no operation sends is no user's doing.
-        if operation is None or event.sensitive or not operation.is_recording():
+        if operation is None or event.sensitive:
+            return
+        if not (operation.is_recording() or isinstance(event.command, KillCursors)):
             return
         attributes = self._attributes(event)
-        if event.name == "create" and "viewOn" in event.body:
-            # Nothing but the command itself tells.
-            summary = attributes["db.query.summary"].replace("create", "createView", 1)
-            operation.update_name(summary)
-            operation.set_attribute("db.operation.name", "createView")
-            operation.set_attribute("db.operation.summary", summary)
+        if isinstance(event.command, CursorCommand):
+            self._add_to_operation(operation, event.command, attributes)
         event.span = self.start(event.name, operation, attributes)
+
+    def _add_to_operation(
+        self, operation: Any, command: CursorCommand, attributes: Mapping[str, Any]
+    ) -> None:
+        """What an operation's command tells about it."""
+        if _CURSOR in attributes and command.whole is None:
+            operation.set_attribute(_CURSOR, attributes[_CURSOR])
+        collection = attributes.get("db.collection.name")
+        if collection is not None and command.operation == "runCommand":
+            # What users write is known only when it is sent.
+            summary = f"{command.operation} {command.database}.{collection}"
+            operation.update_name(summary)
+            operation.set_attribute("db.operation.summary", summary)
+            operation.set_attribute("db.collection.name", collection)
 
     def _attributes(self, event: CommandEvent) -> dict[str, Any]:
         host, port = event.address
@@ -289,7 +308,7 @@ class Tracing:
         if event.server_connection_id is not None:
             attributes["db.mongodb.server_connection_id"] = event.server_connection_id
         if event.name == "getMore":
-            attributes["db.mongodb.cursor_id"] = int(event.body["getMore"])
+            attributes[_CURSOR] = int(event.body["getMore"])
         identifier = event.body.get("lsid", {}).get("id")
         if identifier is not None:
             attributes["db.mongodb.lsid"] = str(identifier.as_uuid())
@@ -305,11 +324,15 @@ class Tracing:
         A command was answered with C{ok: 1}.
         """
         span, event.span = event.span, None
-        if span is not None:
-            cursor = reply.get("cursor")
-            if isinstance(cursor, Mapping) and cursor.get("id"):
-                span.set_attribute("db.mongodb.cursor_id", int(cursor["id"]))
-            span.end()
+        if span is None:
+            return
+        cursor = reply.get("cursor")
+        if event.name != "getMore" and isinstance(cursor, Mapping) and cursor.get("id"):
+            span.set_attribute(_CURSOR, int(cursor["id"]))
+            operation = self._operations.get(event.command)
+            if operation is not None:
+                operation.set_attribute(_CURSOR, int(cursor["id"]))
+        span.end()
 
     def command_failed(self, event: CommandEvent, failure: Mapping[str, Any]) -> None:
         """
@@ -318,12 +341,15 @@ class Tracing:
         span, event.span = event.span, None
         if span is None:
             return
+        name = str(failure.get("errtype", "OperationFailure"))
+        error = getattr(errors, name, None)
+        kind = name if error is None else _class_name(error)
+        span.set_attribute("error.type", str(failure.get("code", kind)))
         if "code" in failure:
             span.set_attribute("db.response.status_code", str(failure["code"]))
-        kind = str(failure.get("errtype", "OperationFailure"))
         text = str(failure.get("errmsg", ""))
         span.add_event("exception", {"exception.type": kind, "exception.message": text})
-        span.set_status(self._api.Status(self._api.StatusCode.ERROR, kind))
+        span.set_status(self._api.Status(self._api.StatusCode.ERROR, name))
         span.end()
 
 
@@ -334,20 +360,19 @@ class SessionTrace:
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._whole: Any = None
         self._transaction: Any = None
 
     @property
     def parent(self) -> Any:
         """What an operation is part of, C{None} for nothing of the session's."""
-        return self._whole if self._transaction is None else self._transaction
+        return self._transaction
 
     def started(self) -> None:
         """
         A transaction was started.
         """
         self.ended()
-        self._transaction = self._tracing.start("transaction", self._whole)
+        self._transaction = self._tracing.start("transaction", None)
 
     def ended(self) -> None:
         """
@@ -357,50 +382,40 @@ class SessionTrace:
         if transaction is not None:
             transaction.end()
 
-    @contextmanager
-    def retried(self) -> Iterator[None]:
-        """
-        All that C{with_transaction} does.
-        """
-        attributes = {
-            **_SYSTEM,
-            "db.namespace": _ADMIN,
-            "db.operation.name": "withTransaction",
-            "db.operation.summary": f"withTransaction {_ADMIN}",
-        }
-        self._whole = self._tracing.start(f"withTransaction {_ADMIN}", None, attributes)
-        try:
-            yield
-        except BaseException as error:
-            self._tracing.failed(self._whole, error)
-            raise
-        finally:
-            self.ended()
-            whole, self._whole = self._whole, None
-            whole.end()
+
+def _class_name(kind: type[BaseException]) -> str:
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _operation(command: Command[Any]) -> str:
     """What the specification calls it."""
-    if isinstance(command, RunCommand):
-        return "runCommand"
-    return _OPERATIONS.get(command.name, command.name)
+    return command.operation or command.name
 
 
-def _collection(command: Command[Any], database: str) -> str | None:
-    """What collection an operation is about."""
-    if database == _ADMIN or isinstance(command, RunCommand):
+def _subject(command: Command[Any]) -> tuple[str, str | None]:
+    """What database an operation is about, and what collection of it."""
+    if command.name in _ENDINGS:
+        return _ADMIN, None
+    database, _, collection = command.namespace.partition(".")
+    return database, _nameable(database, collection)
+
+
+def _nameable(database: str, collection: Any) -> str | None:
+    """A collection's name, C{None} for what is none."""
+    if database == _ADMIN or not isinstance(collection, str) or collection.startswith("$cmd"):
         return None
-    return command.namespace.partition(".")[2] or None
+    return collection or None
 
 
 def _named_collection(event: CommandEvent) -> str | None:
     """What collection a command is about."""
-    if event.database == _ADMIN:
-        return None
     name = None
     if event.name == "getMore":
         name = event.body.get("collection")
     elif event.name in _ABOUT_COLLECTIONS:
         name = event.body.get(event.name)
-    return name if isinstance(name, str) else None
+    return _nameable(event.database, name)

@@ -104,6 +104,7 @@ class Drop(Definition):
     """
 
     name = "drop"
+    operation = "dropCollection"
 
     def __init__(
         self, database: str, collection: str, options: CommandOptions, *, comment: Any = None
@@ -121,6 +122,7 @@ class CreateCollection(Definition):
     """
 
     name = "create"
+    operation = "createCollection"
 
     def __init__(
         self, database: str, collection: str, options: CommandOptions, **arguments: Any
@@ -220,6 +222,12 @@ class RenameCollection(Definition):
         body = {"renameCollection": source, "to": target}
         names = {"drop_target": "dropTarget", "comment": "comment"}
         super().__init__("admin", None, options, add_options(body, names, arguments))
+        self._source = source
+
+    @property
+    def namespace(self) -> str:
+        """What is renamed; the command itself is the C{admin} database's."""
+        return self._source
 
 
 class ListCollections(CursorCommand):

@@ -132,6 +132,7 @@ class Command(Generic[ResultT]):
     One database command with its arguments.
 
     @cvar name: the command's name, as events and errors show it.
+    @cvar operation: what it is called where it is traced; empty for C{name}.
     @ivar is_read: whether a read preference and a read concern apply.
     @ivar is_write: whether a write concern applies.
     @ivar follows_read_preference: whether it goes where the read preference
@@ -153,6 +154,7 @@ class Command(Generic[ResultT]):
     """
 
     name: ClassVar[str] = ""
+    operation: ClassVar[str] = ""
     is_read: bool = False
     is_write: bool = False
     follows_read_preference: bool = False
@@ -260,6 +262,7 @@ class RunCommand(Command[dict[str, Any]]):
         C{ok} is 0.
     """
 
+    operation = "runCommand"
     follows_read_preference = True
 
     def __init__(

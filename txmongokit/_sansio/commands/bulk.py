@@ -84,12 +84,13 @@ class BulkWrite:
         self._indexes: list[int] = []
         self._outcome = BulkOutcome()
 
-    def whole(self, name: str) -> WholeOperation:
+    def whole(self) -> WholeOperation:
         """
-        The operation that its commands are parts of.
-
-        @param name: the method that the user called.
+        The operation that its commands are parts of, which is called as they
+        are where all of them are of one kind.
         """
+        kinds = {run.kind for run in self._runs}
+        name = kinds.pop() if len(kinds) == 1 else "bulkWrite"
         return WholeOperation(name, self._database, self._collection)
 
     def add(self, operation: Any) -> None:

@@ -536,6 +536,7 @@ class CountDocuments(DocumentCommand[int]):
     """
 
     name = "aggregate"
+    operation = "countDocuments"
     is_read = True
     retryable = True
 

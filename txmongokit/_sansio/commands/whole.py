@@ -16,7 +16,7 @@ class WholeOperation:
     What commands with the same C{whole} are parts of, for who traces them.
     A context manager, in which they are run.
 
-    @param name: as users know it.
+    @param name: as users know it; empty where its first command says all.
     @param database: and C{collection}: what it is about; C{None} where it is
         about no one collection.
 
@@ -27,7 +27,7 @@ class WholeOperation:
 
     __slots__ = ("collection", "database", "name", "on_end", "span")
 
-    def __init__(self, name: str, database: str, collection: str | None = None) -> None:
+    def __init__(self, name: str = "", database: str = "", collection: str | None = None) -> None:
         self.name = name
         self.database = database
         self.collection = collection
