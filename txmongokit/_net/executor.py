@@ -76,8 +76,6 @@ _SESSION_ENDING = frozenset({"endSessions", "killSessions"})
 _NEVER_COMPRESSED = CREDENTIAL_COMMANDS | GREETINGS
 _MAX_TIME_MS_EXPIRED = 50
 _REAUTHENTICATION_REQUIRED = 391
-# CursorNotFound, QueryPlanKilled, CursorKilled.
-_CURSOR_GONE = frozenset({43, 175, 237})
 
 
 class Executor:
@@ -413,8 +411,8 @@ class Executor:
         assert connection is not None
         service_id = connection.info.service_id
         self._topology.operation_failed(server, error, connection.generation, service_id=service_id)
-        if self._pinning is not None and getattr(error, "code", None) in _CURSOR_GONE:
-            self._pinning.failed(server, call.command, call.session)
+        if self._pinning is not None:
+            self._pinning.failed(server, connection, call.command, call.session, error)
 
     def _give_up(self, call: _Call, error: PyMongoError) -> None:
         first = call.first_error
