@@ -88,7 +88,7 @@ class _Inward(Protocol):
         """Connect to the server."""
         self._router.open.add(self)
         host, port = self._router.backend()
-        endpoint = HostnameEndpoint(self._router.reactor, host, port)
+        endpoint = HostnameEndpoint(self._router.reactor, host, port or 0)
         connecting = endpoint.connect(Factory.forProtocol(lambda: _Outward(self)))
         connecting.addCallbacks(self._connected, lambda failure: self.hang_up())
 
@@ -149,8 +149,11 @@ class _Inward(Protocol):
             self._router.tokens.append(recovers)
         if recovers is None and not balanced:
             return frame
-        field = "query" if isinstance(message, m.OpQuery) else "body"
-        changed = message._replace(**{field: bson.encode(body)})
+        changed: m.OpQuery | m.OpMsg
+        if isinstance(message, m.OpQuery):
+            changed = message._replace(query=bson.encode(body))
+        else:
+            changed = message._replace(body=bson.encode(body))
         return m.encode(changed, header.request_id, header.response_to)
 
     # From the server.

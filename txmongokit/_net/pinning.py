@@ -15,10 +15,13 @@ from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
 from txmongokit._sansio.commands.base import Command
 from txmongokit._sansio.transactions import SessionState
-from txmongokit.errors import AutoReconnect
+from txmongokit.errors import AutoReconnect, PyMongoError
 from txmongokit.types import format_address
 
 __all__ = ["Pinning"]
+
+# CursorNotFound, QueryPlanKilled, CursorKilled.
+_CURSOR_GONE = frozenset({43, 175, 237})
 
 
 class Pinning:
@@ -88,11 +91,25 @@ class Pinning:
         else:
             self._unpin_cursors(server, command, session)
 
-    def failed(self, server: Server, command: Command[Any], session: SessionState | None) -> None:
+    def failed(
+        self,
+        server: Server,
+        connection: PooledConnection,
+        command: Command[Any],
+        session: SessionState | None,
+        error: PyMongoError,
+    ) -> None:
         """
-        The server has said that there is no such cursor.
+        A command failed: keep no connection for a cursor that is gone.
+
+        One whose connection was lost keeps it until the cursor is closed (load
+        balancers specification), which gives an implicit session back; an
+        explicit one would keep it for longer.
         """
-        if session is not None:
+        if session is None:
+            return
+        gone = getattr(error, "code", None) in _CURSOR_GONE
+        if gone or (session.explicit and connection.protocol.closed):
             self._unpin_cursors(server, command, session)
 
     def ended(self, session_id: bytes) -> None:
