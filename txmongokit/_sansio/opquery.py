@@ -322,7 +322,7 @@ class QueryExchange(Exchange):
 
     def _unknown(self, what: str, since: str) -> ConfigurationError:
         return ConfigurationError(
-            f"{what} needs MongoDB {since}, and this server has wire version "
+            f"{what}: MongoDB {since} is needed, and this server has wire version "
             f"{self.wire_version}: leave it out or upgrade the server"
         )
 
