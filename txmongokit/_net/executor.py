@@ -688,23 +688,25 @@ class Executor:
 
     def _read_and_pin(self, call: _Call, raw: bytes) -> Any:
         """What a reply means; its cursor's connection is kept."""
-        batch = None
+        assert self._pinning is not None
+        left = None
         try:
-            batch = result = self._read(call, raw)
+            result = left = self._read(call, raw)
+            if isinstance(result, CursorBatch) and result.cursor_id:
+                return result._replace(pinned=True)
             return result
         except PyMongoError as error:
             # Before the connection is given back, which its service's end may close.
             self._tell_failure(call, error)
+            # A reply that has an error may leave a cursor of results.
+            left = getattr(call.command, "unsettled", None)
             raise
         finally:
-            assert self._pinning is not None
-            # What is raised for a reply may leave a cursor of results.
-            batch = batch or getattr(call.command, "unsettled", None)
-            if isinstance(batch, CursorBatch):
+            if isinstance(left, CursorBatch):
                 assert call.server is not None
                 assert call.connection is not None
                 self._pinning.replied(
-                    call.server, call.connection, call.command, call.session, batch.cursor_id
+                    call.server, call.connection, call.command, call.session, left.cursor_id
                 )
 
     # Many replies.
