@@ -460,6 +460,9 @@ class CommandCursor(Generic[DocumentT]):
         if broken and self._keeps_session:
             self._left = self._last
         if gone or broken:
+            if broken and self._last is not None and self._last.pinned:
+                # The lost connection is given back at close (load balancers specification).
+                self._keeps_session = True
             self._finish()
         else:
             # The server does not know that nobody waits for it any more.

@@ -282,11 +282,24 @@ class SrvTests(TopologyTestCase):
             self.assertEqual(names.asked, asked)
 
     def test_load_balancer(self) -> None:
-        """A load balancer is refused, whoever tells of it."""
-        ping = self.client(FakeNames("a", text=b"loadBalanced=true"))["db"].command("ping")
-        self.assertIn("load balancers", str(self.failureResultOf(ping, ConfigurationError).value))
-        with self.assertRaises(ConfigurationError):
-            ConnectionPool("mongodb://a/?loadBalanced=true", reactor=self.network.clock)
+        """DNS may tell of a load balancer, and is not asked again."""
+        server = self.network.add("a.example.test")
+        server.hello = {"msg": "isdbgrid", "serviceId": ObjectId()}
+        names = FakeNames("a", text=b"loadBalanced=true")
+        client = self.client(names)
+        ping = client["db"].command("ping")
+        self.network.flush()
+        self.assertEqual(self.successResultOf(ping)["ok"], 1.0)
+        self.assertEqual(client.topology_description.topology_type_name, "LoadBalanced")
+        self.assertEqual(names.asked, 1)
+        self.network.advance(300.0, 10.0)
+        self.assertEqual(names.asked, 1)
+        self.assertEqual(len(server.hellos), 1)
+
+    def test_load_balancers(self) -> None:
+        """One host only may be behind a TXT record's load balancer."""
+        ping = self.client(FakeNames("a", "b", text=b"loadBalanced=true"))["db"].command("ping")
+        self.assertIn("one host", str(self.failureResultOf(ping, ConfigurationError).value))
 
     def test_new_hosts(self) -> None:
         """A cluster's new mongos is used, and one that is gone is not."""

@@ -24,7 +24,7 @@ from tests.spec.requirements import Facts, parse_version, unmet
 from txmongokit.testing import Credentials, Deployment, ServerFailed, replica_set, standalone
 from txmongokit.types import Address
 
-__all__ = ["Fleet", "Ground"]
+__all__ = ["Fleet", "Ground", "RoutedGround"]
 
 _INTERRUPTED = 11601
 _TRIES = 5

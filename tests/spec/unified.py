@@ -17,11 +17,12 @@ from twisted.internet import defer
 from twisted.internet.threads import deferToThread
 
 from tests.spec.cases import Case
-from tests.spec.deployments import Fleet, Ground
+from tests.spec.deployments import Fleet, Ground, RoutedGround
 from tests.spec.entities import Unavailable
 from tests.spec.matching import Malformed, Mismatch
 from tests.spec.outcomes import Outcome, Status
 from tests.spec.schema import check_file
+from tests.spec.unroutable import UNROUTABLE
 
 __all__ = ["is_unified", "run_file"]
 
@@ -120,6 +121,9 @@ async def _run_case(file: _File, test: Mapping[str, Any], fleet: Fleet) -> Outco
     )
     if isinstance(ground, str):
         return file.outcome(description, "skipped", ground)
+    missing = UNROUTABLE.get(file.outcome(description, "skipped").name)
+    if missing is not None and isinstance(ground, RoutedGround):
+        return file.outcome(description, "skipped", missing)
     term = await deferToThread(ground.term)
     outcome = await _run_on(ground, file, test)
     if outcome.status != "failed" or _steps_down(test):

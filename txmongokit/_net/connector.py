@@ -56,8 +56,8 @@ from txmongokit._sansio.opquery import QueryExchange
 from txmongokit.credentials import HUMAN_SECONDS, Credentials
 from txmongokit.errors import AutoReconnect, ConfigurationError, ConnectionFailure, NetworkTimeout
 from txmongokit.options import ClientOptions
-from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
+from txmongokit.wire import MongoProtocol
 
 __all__ = ["Connector", "EndpointFactory"]
 

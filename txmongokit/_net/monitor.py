@@ -31,8 +31,8 @@ from txmongokit._pymongo import raise_command_error
 from txmongokit._sansio.handshake import api_declaration, function_as_a_service
 from txmongokit._sansio.sdam import RoundTripTime, server_description, unknown_server
 from txmongokit.errors import AutoReconnect, ConnectionFailure, NetworkTimeout, NotPrimaryError
-from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, Document, format_address
+from txmongokit.wire import MongoProtocol
 
 __all__ = ["Monitor"]
 

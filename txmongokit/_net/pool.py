@@ -25,8 +25,8 @@ from twisted.python.failure import Failure
 from txmongokit._net.observation import Observer
 from txmongokit._net.queue import WaitQueue
 from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError, WaitQueueTimeoutError
-from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
+from txmongokit.wire import MongoProtocol
 
 __all__ = ["USUAL_DEPTH", "Origin", "Pool", "PoolLimits", "PoolStatistics", "PooledConnection"]
 

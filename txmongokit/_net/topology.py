@@ -50,8 +50,8 @@ from txmongokit.errors import (
     ServerSelectionTimeoutError,
 )
 from txmongokit.options import ClientOptions
-from txmongokit.wire import MongoProtocol
 from txmongokit.types import Address, format_address
+from txmongokit.wire import MongoProtocol
 
 __all__ = ["Server", "Topology"]
 

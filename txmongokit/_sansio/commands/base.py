@@ -118,6 +118,7 @@ class CursorBatch(NamedTuple):
         command asked for raw batches.
     @ivar address: the server that holds the cursor.
     @ivar reply: the whole reply (post-batch resume token and the like).
+    @ivar pinned: whether its connection is kept until the cursor's end.
     """
 
     cursor_id: int
@@ -125,6 +126,7 @@ class CursorBatch(NamedTuple):
     documents: list[Any]
     address: Address
     reply: Mapping[str, Any]
+    pinned: bool = False
 
 
 class Command(Generic[ResultT]):
