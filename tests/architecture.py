@@ -77,7 +77,7 @@ FUNCTION_CODE_LINES = 60
 
 _BSON = ("bson", "pymongo")
 _THIRD_PARTIES = {
-    "root": (),
+    "root": _BSON,
     "values": _BSON,
     "_sansio": (*_BSON, "snappy", "zstandard", "cryptography"),
     "protocol": (

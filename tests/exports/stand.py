@@ -14,7 +14,6 @@ from bson.dbref import DBRef
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 from pymongo import CursorType, InsertOne, UpdateOne
-from pymongo.client_session import TransactionOptions
 from pymongo.collation import Collation
 from pymongo.driver_info import DriverInfo
 from pymongo.operations import IndexModel, SearchIndexModel
@@ -32,7 +31,7 @@ from txmongokit.connection import ConnectionPool, MongoClient
 from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
 from txmongokit.gridfs import GridFS, GridFSBucket
-from txmongokit.sessions import ClientSession
+from txmongokit.sessions import ClientSession, TransactionOptions
 from txmongokit.types import ConnectionInfo
 
 __all__ = ["Stand"]

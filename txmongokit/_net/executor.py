@@ -61,6 +61,7 @@ from txmongokit.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
+    time_exceeded,
 )
 from txmongokit.options import ClientOptions
 from txmongokit.types import Address, format_address
@@ -238,13 +239,13 @@ class Executor:
     def _time_is_up(self, call: _Call, error: PyMongoError | None) -> PyMongoError:
         """What to fail with when an operation's time is over."""
         if error is not None and error.timeout:
-            return error
+            return time_exceeded(error)
         text = f"{call.command.name or 'the command'} did not end in time: raise timeout"
         if error is not None:
             text += f" (the last attempt failed: {error})"
         late = ExecutionTimeout(text, _MAX_TIME_MS_EXPIRED)
         late.__cause__ = error
-        return late
+        return time_exceeded(late)
 
     def _limit(self, call: _Call, waiting: Deferred[bytes]) -> None:
         """Have a reply waited for only as long as there is time."""
@@ -423,7 +424,7 @@ class Executor:
         ):
             # That no second try was possible is not what went wrong.
             raise first from error
-        raise error
+        raise error if call.deadline is None else time_exceeded(error)
 
     def _avoid(self, call: _Call, overload: bool) -> None:
         """Prefer another server from now on, where there is a choice."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from txmongokit._pymongo import raise_command_error
 from txmongokit.credentials import Credentials
-from txmongokit.errors import OperationFailure
+from txmongokit.errors import MongoAuthenticationError, OperationFailure
 
 __all__ = [
     "AUTHENTICATION_FAILED",
@@ -228,7 +228,7 @@ def distrust(reason: str) -> OperationFailure:
     """
     What to fail with where it is us who refuse to log in.
     """
-    return OperationFailure(reason, AUTHENTICATION_FAILED)
+    return MongoAuthenticationError(reason, AUTHENTICATION_FAILED)
 
 
 def check_reply(reply: Mapping[str, Any], credentials: Credentials) -> None:
@@ -244,7 +244,12 @@ def check_reply(reply: Mapping[str, Any], credentials: Credentials) -> None:
     if credentials.mechanism == "MONGODB-AWS" or credentials.username is None:
         who = f"{credentials.mechanism} could not log in"
     text = f"{who}: {reply.get('errmsg', 'no reason given')}"
-    raise_command_error({"code": AUTHENTICATION_FAILED, **reply, "errmsg": text}, None)
+    try:
+        raise_command_error({"code": AUTHENTICATION_FAILED, **reply, "errmsg": text}, None)
+    except OperationFailure as error:
+        if type(error) is OperationFailure:
+            raise MongoAuthenticationError(text, error.code, error.details) from None
+        raise
 
 
 def sasl_start(mechanism: str, payload: bytes | str, **more: Any) -> dict[str, Any]:
