@@ -18,7 +18,7 @@ from pymongo.topology_description import TopologyDescription
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.spec.units_case import Case, Skipped, expect, load
+from tests.spec.units_case import Case, expect, load
 from txmongokit._net.observation import Observer
 from txmongokit._net.topology import Topology
 from txmongokit._pymongo import raise_command_error
@@ -72,8 +72,6 @@ class _Deployment:
 
     def __init__(self, uri: str, listeners: Sequence[Any] = ()) -> None:
         options = read_client_options(uri)
-        if options.load_balanced:
-            raise Skipped("needs a load balancer")
         observer = Observer(listeners, ObjectId())
         connector: Any = _Nowhere()
         self.topology = Topology(Clock(), options, connector, observer, Random(1))
