@@ -28,6 +28,8 @@ from txmongokit.types import Address, ConnectionInfo, Document, format_address
 __all__ = ["MongoProtocol"]
 
 _UNKNOWN: Address = ("unknown server", None)
+# Bytes at once; Twisted's 64 KiB cost a turn of the reactor each.
+_LONG_READ = 1 << 18
 
 # The system's default is to ask a silent peer after two hours.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 9))
@@ -254,6 +256,21 @@ class MongoProtocol(Protocol):
             transport: Any = self.transport
             transport.resumeProducing()
 
+    def hand_over(self, receiver: Protocol) -> None:
+        """
+        Leave the connection to another protocol, once nothing is under way:
+        what comes from now on, the connection's end included, is its.
+        L{close} and L{abort} still close it.
+        """
+
+        def lost(reason: Failure = connectionDone) -> None:
+            type(self).connectionLost(self, reason)
+            receiver.connectionLost(reason)
+
+        self.dataReceived = receiver.dataReceived  # type: ignore[method-assign]
+        self.connectionLost = lost  # type: ignore[method-assign]
+        receiver.makeConnection(self.transport)
+
     def close(self, reason: Exception | None = None) -> None:
         """
         Close the connection when what was written is sent.
@@ -293,6 +310,8 @@ class MongoProtocol(Protocol):
             self.address = (
                 (str(peer), None) if host is None else (host, getattr(peer, "port", None))
             )
+        if hasattr(transport, "bufferSize"):
+            self.exchange.on_long = self._read_more_at_once
         if ITCPTransport.providedBy(transport):
             try:
                 transport.setTcpNoDelay(True)
@@ -358,6 +377,14 @@ class MongoProtocol(Protocol):
                 self._log.failure("{address}: on_lost failed", address=self._where())
 
     # Inner workings.
+
+    def _read_more_at_once(self, long: bool) -> None:
+        """Have Twisted's sockets read a long reply in larger pieces than usual."""
+        transport: Any = self.transport
+        if long:
+            transport.bufferSize = _LONG_READ
+        else:
+            del transport.bufferSize
 
     def _expect(self, request_id: int) -> Deferred[bytes]:
         def forget(_: Deferred[bytes]) -> None:

@@ -7,7 +7,7 @@ I{OP_MSG} says, streams of replies included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import bson
@@ -118,6 +118,15 @@ class Exchange:
     @max_message_size.setter
     def max_message_size(self, size: int) -> None:
         self._max_message_size = self._reader.max_length = size
+
+    @property
+    def on_long(self) -> Callable[[bool], None] | None:
+        """See L{FrameReader}."""
+        return self._reader.on_long
+
+    @on_long.setter
+    def on_long(self, listener: Callable[[bool], None] | None) -> None:
+        self._reader.on_long = listener
 
     @property
     def in_flight(self) -> int:

@@ -8,6 +8,7 @@ stream, and a message that comes whole and alone is not copied at all.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from struct import Struct
 from typing import ClassVar
 
@@ -19,6 +20,11 @@ DEFAULT_MAX_LENGTH = 48_000_000
 """What servers accept and send at most, in bytes."""
 
 _SHORTEST = 16
+# A buffer that grew much longer would be moved again and again.
+_LONG = 1 << 17
+# Shorter pieces cost more than copying them does.
+_PIECE = 1 << 12
+_GATHERED = 1 << 16
 _LENGTH = Struct("<i")
 
 
@@ -26,14 +32,26 @@ class FrameReader:
     """
     Finds the messages in what was received.
 
-    A message that is not complete yet waits in a buffer that grows with
-    what has come, not with what was announced.
+    A message that is not complete yet waits in a buffer, a long one in
+    pieces as they came: what is held grows with what has come, not with what
+    was announced.
 
     @ivar max_length: the longest message to accept, in bytes; may be changed
         at any time.
+    @ivar on_long: called with C{True} when the rest of a long message is to
+        come, and with C{False} when it has.
     """
 
-    __slots__ = ("_buffer", "_chunk", "_later", "_offset", "max_length")
+    __slots__ = (
+        "_buffer",
+        "_chunk",
+        "_later",
+        "_missing",
+        "_offset",
+        "_pieces",
+        "max_length",
+        "on_long",
+    )
 
     _new_buffer: ClassVar[type[bytearray]] = bytearray
 
@@ -45,6 +63,10 @@ class FrameReader:
         self._later: deque[bytes] = deque()
         # The beginning of a message whose end has not come.
         self._buffer: bytearray | None = None
+        # That of a long one, and how many bytes are to come.
+        self._pieces: list[bytes | bytearray] = []
+        self._missing = 0
+        self.on_long: Callable[[bool], None] | None = None
 
     def feed(self, data: bytes) -> None:
         """
@@ -68,10 +90,16 @@ class FrameReader:
             at every later call.
         """
         while True:
-            if self._buffer is not None:
+            if self._missing:
+                whole = self._gather()
+                if whole is not None:
+                    return whole
+            elif self._buffer is not None:
                 frame = self._continue()
                 if frame is not None:
                     return frame
+                if self._missing:
+                    continue
             else:
                 chunk, offset = self._chunk, self._offset
                 available = len(chunk) - offset
@@ -118,6 +146,13 @@ class FrameReader:
                 if have == needed:
                     self._buffer = None
                     return buffer
+                if needed > _LONG:
+                    self._buffer = None
+                    self._pieces.append(buffer)
+                    self._missing = needed - have
+                    if self.on_long is not None:
+                        self.on_long(True)
+                    return None
             chunk, offset = self._chunk, self._offset
             available = len(chunk) - offset
             if not available:
@@ -130,6 +165,36 @@ class FrameReader:
             else:
                 buffer += chunk[offset : offset + missing]
                 self._offset = offset + missing
+
+    def _gather(self) -> bytes | None:
+        """Put the next piece of a long message aside."""
+        chunk, offset = self._chunk, self._offset
+        available = len(chunk) - offset
+        if not available:
+            return None
+        missing = self._missing
+        if available <= missing:
+            piece = chunk[offset:] if offset else chunk
+            self._chunk = b""
+            self._offset = 0
+        else:
+            piece = chunk[offset : offset + missing]
+            self._offset = offset + missing
+        pieces = self._pieces
+        last = pieces[-1]
+        if len(piece) >= _PIECE:
+            pieces.append(piece)
+        elif isinstance(last, bytearray) and len(last) < _GATHERED:
+            last += piece
+        else:
+            pieces.append(bytearray(piece))
+        self._missing = missing = missing - len(piece)
+        if missing:
+            return None
+        self._pieces = []
+        if self.on_long is not None:
+            self.on_long(False)
+        return b"".join(pieces)
 
     def _bad_length(self, length: int) -> ProtocolError:
         return ProtocolError(

@@ -25,7 +25,7 @@ from txmongokit.sessions import ClientSession
 __all__ = ["GridOut", "GridOutCursor", "GridOutIterator", "download"]
 
 # One batch of chunks, while the one before it is read.
-_DOWNLOAD_BYTES = 4 << 20
+_DOWNLOAD_BYTES = 2 << 20
 _FEWEST_CHUNKS = 4
 _OPTIONAL_FIELDS = frozenset(
     {"filename", "contentType", "chunkSize", "uploadDate", "aliases", "metadata", "md5"}
