@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from txmongokit.connection import lazyMongoConnection as lazyMongoConnection
     from txmongokit.connection import lazyMongoConnectionPool as lazyMongoConnectionPool
     from txmongokit.database import Database as Database
+    from txmongokit.protocol import MongoProtocol as MongoProtocol
+    from txmongokit.protocol import Query as Query
 
 __all__ = [
     "ASCENDING",
@@ -68,6 +70,8 @@ __all__ = [
     "MongoClient",
     "MongoConnection",
     "MongoConnectionPool",
+    "MongoProtocol",
+    "Query",
     "ReadPreference",
     "ReplaceOne",
     "ReturnDocument",
@@ -89,8 +93,9 @@ _CLIENTS = ("AsyncMongoClient", "ConnectionPool", "MongoClient", "MongoConnectio
 _OLDER_CLIENTS = ("MongoConnectionPool", "lazyMongoConnection", "lazyMongoConnectionPool")
 _HOMES = {
     **{name: "pymongo" for name in __all__ if name != "__version__"},
-    **{name: "txmongokit.connection" for name in (*_CLIENTS, *_OLDER_CLIENTS)},
+    **dict.fromkeys((*_CLIENTS, *_OLDER_CLIENTS), "txmongokit.connection"),
     **{name: "pymongo.results" for name in __all__ if name.endswith("Result")},
+    **dict.fromkeys(("MongoProtocol", "Query"), "txmongokit.protocol"),
     "Database": "txmongokit.database",
     "SearchIndexModel": "pymongo.operations",
 }

@@ -64,8 +64,8 @@ from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.filter import QueryFilter
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.legacy import LegacyScope, Query, pages, query
-from txmongokit.scope import changed, written_in
+from txmongokit.legacy import LegacyScope, Query, pages, query, whole_reply
+from txmongokit.scope import by_kind, changed, options_of, written_in
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Collection", "aggregation"]
@@ -92,19 +92,38 @@ class Collection(LegacyScope, Generic[DocumentT]):
     servers that know it, from 8.2 on.
 
     @param database: the L{txmongokit.database.Database} that it is in.
-    @param options: what it inherits.
+    @param places: C{codec_options}, C{read_preference}, C{write_concern} and
+        C{read_concern} in any order, that is in TxMongo's or PyMongo's.
+    @param options: the same by their names, and C{timeout}, where they are not
+        to be inherited.
     """
 
-    def __init__(
-        self,
-        runner: IOperationRunner,
-        database: Any,
-        name: str,
-        options: CommandOptions,
-    ) -> None:
+    def __init__(self, database: Any, name: str, *places: Any, **options: Any) -> None:
+        if places and isinstance(places[0], bool):
+            options["create"], *rest = places
+            places = tuple(rest)
+        if options.pop("create", False) or options.get("session") is not None:
+            raise ValueError("a collection is created by Database.create_collection()")
+        options.pop("session", None)
         check_collection_name(name)
-        super().__init__(runner, options, database.name, name)
+        limits = changed(options_of(database), {**by_kind(*places), **options})
+        super().__init__(database.client, limits, database.name, name)
         self._database = database
+
+    @classmethod
+    def within(
+        cls, runner: IOperationRunner, database: Any, name: str, options: CommandOptions
+    ) -> Collection[DocumentT]:
+        """
+        A collection whose commands something else than the database runs.
+
+        @param options: what it inherits.
+        """
+        check_collection_name(name)
+        made = cls.__new__(cls)
+        super(Collection, made).__init__(runner, options, database.name, name)
+        made._database = database
+        return made
 
     # What it is.
 
@@ -123,7 +142,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         raise TypeError("a collection is neither true nor false: compare it with None")
 
     def __getitem__(self, name: str) -> Collection[DocumentT]:
-        return Collection(self._runner, self._database, f"{self._name}.{name}", self._options)
+        return self.within(self._runner, self._database, f"{self._name}.{name}", self._options)
 
     def __getattr__(self, name: str) -> Collection[DocumentT]:
         if name.startswith("_"):
@@ -167,6 +186,13 @@ class Collection(LegacyScope, Generic[DocumentT]):
         """
         return self._database
 
+    @property
+    def connection(self) -> Any:
+        """
+        The client: TxMongo's name for it.
+        """
+        return self._database.client
+
     def with_options(
         self,
         codec_options: CodecOptions[Any] | None = None,
@@ -187,7 +213,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
             "read_concern": read_concern,
             "timeout": timeout,
         }
-        return Collection(self._runner, self._database, self._name, changed(self._options, given))
+        options = changed(self._options, given)
+        return self.within(self._runner, self._database, self._name, options)
 
     # Reading.
 
@@ -364,10 +391,14 @@ class Collection(LegacyScope, Generic[DocumentT]):
     def aggregate(
         self,
         pipeline: Sequence[Mapping[str, Any]],
+        session: Any = None,
+        let: Any = None,
+        comment: Any = None,
         *,
-        session: ClientSession | None = None,
+        full_response: bool = False,
+        initial_batch_size: int | None = None,
         **options: Any,
-    ) -> CommandCursor[dict[str, Any]]:
+    ) -> Any:
         """
         Run a pipeline.  One that ends in C{$out} or C{$merge} runs when the
         cursor is used, too: await it.
@@ -377,9 +408,26 @@ class Collection(LegacyScope, Generic[DocumentT]):
             C{hint}, C{let}, C{max_time_ms}, C{raw_data}; C{timeout_mode}
             (L{txmongokit.cursor.TimeoutMode}), and C{max_await_time_ms} where
             the pipeline's first stage makes a tailable-await cursor.
-        @return: a cursor, which starts on its first use.
+        @param full_response: TxMongo's, and after the pipeline its first
+            place: whether the last reply is wanted, with all documents as its
+            C{result}.
+        @param initial_batch_size: TxMongo's, and its second place, for
+            C{batch_size}.
+        @return: a L{CommandCursor}, which starts on its first use; a
+            L{Deferred} of the reply where C{full_response} asks for it.
         """
-        return self._aggregate(pipeline, session, options)
+        if isinstance(session, bool):
+            full_response, session = session, None
+        if type(let) is int:
+            initial_batch_size, let = let, None
+        if initial_batch_size is not None:
+            options.setdefault("batch_size", initial_batch_size)
+        if let is not None:
+            options["let"] = let
+        if comment is not None:
+            options["comment"] = comment
+        cursor = self._aggregate(pipeline, session, options)
+        return whole_reply(cursor) if full_response else cursor
 
     def aggregate_raw_batches(
         self,

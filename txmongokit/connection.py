@@ -12,18 +12,22 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from bson.codec_options import CodecOptions, TypeRegistry
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
+from pymongo.client_session import (  # type: ignore[attr-defined]  # documented, not exported
+    TransactionOptions,
+)
 from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.topology_description import TopologyDescription
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txmongokit._net.connector import Connector, EndpointFactory
@@ -42,7 +46,9 @@ from txmongokit.database import Database
 from txmongokit.deployment import Deployment
 from txmongokit.errors import ConfigurationError, PyMongoError
 from txmongokit.interfaces import IOperationRunner
+from txmongokit.legacy import deprecated
 from txmongokit.options import ClientOptions, parse_options
+from txmongokit.protocol import MongoProtocol
 from txmongokit.sessions import ClientSession
 from txmongokit.types import format_address
 
@@ -55,6 +61,8 @@ __all__ = [
     "lazyMongoConnection",
     "lazyMongoConnectionPool",
 ]
+
+ResultT = TypeVar("ResultT")
 
 # How long disconnect() lets the server take for forgetting our sessions.
 _FAREWELL = 1.0
@@ -82,6 +90,10 @@ class ConnectionPool(Deployment):
         decides what is verified.  What C{optionsForClientTLS} returns, an
         object with C{getContext()}, or a callable that is given a host's name
         and returns one of these.
+    @param ping_interval: TxMongo's, in seconds: servers are watched every
+        C{heartbeatFrequencyMS}.
+    @param ping_timeout: TxMongo's, in seconds: they must answer within
+        C{connectTimeoutMS}.
     @param reactor: the reactor to use instead of the global one.
     @param endpoint_factory: called with reactor, host and port to give the
         endpoint for each connection (proxies, tunnels, tests).
@@ -111,6 +123,8 @@ class ConnectionPool(Deployment):
         uri: str = "mongodb://127.0.0.1:27017",
         pool_size: int | None = None,
         ssl_context_factory: Any = None,
+        ping_interval: float | None = None,
+        ping_timeout: float | None = None,
         *,
         reactor: Any = None,
         endpoint_factory: EndpointFactory | None = None,
@@ -127,10 +141,13 @@ class ConnectionPool(Deployment):
                     f"pool_size={pool_size!r} must be a whole number of at least 1"
                 )
             kwargs["maxpoolsize"] = pool_size
+        kwargs = _with_pings(kwargs, ping_interval, ping_timeout)
         if reactor is None:
             from twisted.internet import reactor
         client_options = parse_options(uri, **kwargs)
         self._uri = uri
+        self._lent: Deferred[MongoProtocol] | None = None
+        self._ssl_context_factory = ssl_context_factory
         self._client_options = client_options
         self._reactor = reactor
         self._connector = Connector(
@@ -189,6 +206,47 @@ class ConnectionPool(Deployment):
         The connection string as it was given, password included: never log it.
         """
         return self._uri
+
+    @property
+    def auth_creds(self) -> dict[str, tuple[str, str | None, str]]:
+        """
+        Name, password and mechanism of the user, by the database that knows
+        him: never log it.
+        """
+        credentials = self._connector.credentials
+        if credentials is None:
+            return {}
+        user = credentials.username or "", credentials.password, credentials.mechanism
+        return {credentials.source: user}
+
+    @property
+    def ssl_context_factory(self) -> Any:
+        """
+        What the client was given to replace the C{tls*} options.
+        """
+        return self._ssl_context_factory
+
+    @property
+    def ping_interval(self) -> float:
+        """
+        How often servers are looked at, in seconds.
+        """
+        return self._client_options.heartbeat_frequency
+
+    @property
+    def ping_timeout(self) -> float:
+        """
+        How long they may take to answer, in seconds; 0 for as long as they
+        like.
+        """
+        return self._client_options.connect_timeout or 0.0
+
+    @property
+    def cluster_time(self) -> Mapping[str, Any] | None:
+        """
+        The latest C{$clusterTime} that a server has told.
+        """
+        return self._topology.cluster_time
 
     @property
     def client_options(self) -> ClientOptions:
@@ -319,7 +377,7 @@ class ConnectionPool(Deployment):
 
     def start_session(
         self,
-        causal_consistency: bool | None = None,
+        causal_consistency: Any = None,
         default_transaction_options: Any = None,
         snapshot: bool = False,
         *,
@@ -330,7 +388,8 @@ class ConnectionPool(Deployment):
         Start an explicit session: for causal consistency, transactions and
         snapshots.  It may fail when it is not used for a minute or longer.
 
-        @param causal_consistency: whether its reads see what it has read and
+        @param causal_consistency: TxMongo has the default options of
+            transactions in this place, and may.  Whether its reads see what it has read and
             written; by default yes, except in a snapshot session.
         @param default_transaction_options: PyMongo's C{TransactionOptions}.
         @param snapshot: whether all its reads are of one point in time: the
@@ -344,6 +403,9 @@ class ConnectionPool(Deployment):
             exclude one another, or a value is not allowed.
         @raise TypeError: a value is of the wrong type.
         """
+        if isinstance(causal_consistency, TransactionOptions):
+            # TxMongo has them in the first place.
+            causal_consistency, default_transaction_options = None, causal_consistency
         state = self.take_session(
             client=self,
             explicit=True,
@@ -356,6 +418,69 @@ class ConnectionPool(Deployment):
         if self._tracing is not None:
             state.trace = SessionTrace(self._tracing)
         return ClientSession(self, state)
+
+    def command(
+        self,
+        dbname: str,
+        command: str | Mapping[str, Any],
+        *,
+        write_concern: WriteConcern | None = None,
+        **options: Any,
+    ) -> Deferred[dict[str, Any]]:
+        """
+        Run a command in a database, as TxMongo has it; see
+        L{txmongokit.database.Database.command} for C{options}.
+
+        @param write_concern: whose C{w=0} once meant that no reply was waited
+            for; it is none of the command's own.
+        """
+        if write_concern is not None and not isinstance(write_concern, WriteConcern):
+            raise TypeError(
+                f"write_concern must be a WriteConcern, not {type(write_concern).__name__}"
+            )
+        return self[dbname].command(command, **options)
+
+    def getprotocol(self) -> Deferred[MongoProtocol]:
+        """
+        A connection to the primary for whoever speaks MongoDB's messages
+        himself.  It is logged in, apart from the client's own connections, the
+        same at each call while it lasts, and closed with the client.
+
+        @return: fires with a L{txmongokit.protocol.MongoProtocol}; fails as
+            operations do.
+        """
+        lent = self._lent
+        if lent is None:
+            lent = self._lent = Deferred.fromCoroutine(self._lend())
+            lent.addErrback(self._not_lent)
+        return shared(lent)
+
+    async def _lend(self) -> MongoProtocol:
+        lent = MongoProtocol()
+        await self.aconnect()
+        limit = self._client_options.server_selection_timeout
+        server = await self._topology.select(True, ReadPreference.PRIMARY, limit)
+        connection = await self._connector.connect(server.address)
+        lent.init_from_hello_response(connection.hello)
+        lent.when_lost(self._forget_lent)
+        connection.hand_over(lent)
+        return lent
+
+    def _forget_lent(self) -> None:
+        self._lent = None
+
+    def _not_lent(self, failure: Failure) -> Failure:
+        self._lent = None
+        return failure
+
+    def getprotocols(self) -> list[MongoProtocol]:
+        """
+        The connections that L{getprotocol} has given and that are open.
+        """
+        found: list[MongoProtocol] = []
+        if self._lent is not None and self._lent.called:
+            shared(self._lent).addCallbacks(found.append, lambda failure: None)
+        return found
 
     def aconnect(self) -> Deferred[None]:
         """
@@ -501,6 +626,43 @@ class MongoClient(ConnectionPool):
 
 
 AsyncMongoClient = MongoClient
+
+
+def shared(one: Deferred[ResultT]) -> Deferred[ResultT]:
+    """
+    One of several that wait for the same; cancelling one ends its wait only.
+    """
+    other: Deferred[ResultT] = Deferred()
+
+    def tell(result: Any) -> Any:
+        if not other.called:
+            other.callback(result)
+        return None if isinstance(result, Failure) else result
+
+    one.addBoth(tell)
+    return other
+
+
+def _with_pings(
+    kwargs: dict[str, Any], interval: float | None, timeout: float | None
+) -> dict[str, Any]:
+    """TxMongo's options of its connections by the names that they have now."""
+    given = {
+        "ping_interval": (interval, "heartbeatFrequencyMS", 1000),
+        "ping_timeout": (timeout, "connectTimeoutMS", 1000),
+        "retry_delay": (kwargs.pop("retry_delay", None), "", 0),
+        "max_delay": (kwargs.pop("max_delay", None), "", 0),
+    }
+    for name, (value, option, factor) in given.items():
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or value < 0:
+            raise ConfigurationError(f"{name}={value!r} must be a number of seconds")
+        new = option or "heartbeatFrequencyMS, after which a lost server is tried again"
+        deprecated(name, new, 4)
+        if option:
+            kwargs.setdefault(option.lower(), max(500, int(value * factor)))
+    return kwargs
 
 
 def _seed_list(host: str | Sequence[str], port: int) -> str:

@@ -29,8 +29,8 @@ from txmongokit.changestream import ChangeStream
 from txmongokit.collection import Collection, aggregation
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.errors import CollectionInvalid, InvalidOperation
-from txmongokit.interfaces import IOperationRunner
-from txmongokit.scope import Scope, changed
+from txmongokit.legacy import deprecated
+from txmongokit.scope import Scope, by_kind, changed
 from txmongokit.sessions import ClientSession
 from txmongokit.types import ConnectionInfo
 
@@ -47,18 +47,27 @@ class Database(Scope):
     Every operation returns a L{Deferred} and starts at once, except those
     that return a cursor; see L{Collection}.
 
-    @param runner: what runs its commands: usually the client.
-    @param options: C{codec_options}, C{read_preference}, C{write_concern},
-        C{read_concern}, C{timeout} in seconds, where they are not to be
-        inherited.
+    @param client: what runs its commands, an
+        L{txmongokit.interfaces.IOperationRunner}: usually the client.
+        C{factory} in TxMongo.
+    @param name: C{database_name} in TxMongo.
+    @param places: C{codec_options}, C{read_preference}, C{write_concern} and
+        C{read_concern} in any order, that is in TxMongo's or PyMongo's.
+    @param options: the same by their names, and C{timeout} in seconds, where
+        they are not to be inherited.
 
     @raise txmongokit.errors.InvalidName: no database can have that name.
     """
 
-    def __init__(self, runner: IOperationRunner, name: str, **options: Any) -> None:
+    def __init__(self, client: Any = None, name: Any = None, *places: Any, **options: Any) -> None:
+        client = options.pop("factory", client)
+        name = options.pop("database_name", name)
+        if client is None or name is None:
+            raise TypeError("a database needs its client and its name")
         check_database_name(name)
-        super().__init__(runner, changed(runner.options, options))
-        self._name = name
+        given = {**by_kind(*places), **options} if places else options
+        super().__init__(client, changed(client.options, given))
+        self._name: str = name
 
     def __repr__(self) -> str:
         return f"<Database {self._name}>"
@@ -75,7 +84,7 @@ class Database(Scope):
         raise TypeError("a database is neither true nor false: compare it with None")
 
     def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
-        return Collection(self._runner, self, name, self._options)
+        return Collection.within(self._runner, self, name, self._options)
 
     def __getattr__(self, name: str) -> Collection[dict[str, Any]]:
         if name.startswith("_"):
@@ -108,6 +117,13 @@ class Database(Scope):
     def client(self) -> Any:
         """
         What runs its commands.
+        """
+        return self._runner
+
+    @property
+    def connection(self) -> Any:
+        """
+        What runs its commands: TxMongo's name for it.
         """
         return self._runner
 
@@ -184,11 +200,15 @@ class Database(Scope):
         @param value: of the command's own field, where a name is given.
         @param check: whether C{ok: 0} is an error.
         @param allowable_errors: messages or codes that are no error.
+        @param read_preference: TxMongo has C{codec_options} in this place:
+            either is understood in either.
         @param comment: a note for the server's logs and profiler.
         @param arguments: more fields of the document.
         @return: fires with the reply.
         """
-        limits = self._bare(arguments, codec_options, read_preference)
+        places = by_kind(read_preference, codec_options)
+        codec_options = places.get("codec_options")
+        limits = self._bare(arguments, codec_options, places.get("read_preference"))
         if comment is not None:
             arguments["comment"] = comment
         return self._run(
@@ -310,16 +330,18 @@ class Database(Scope):
     def create_collection(
         self,
         name: str,
-        codec_options: CodecOptions[Any] | None = None,
+        codec_options: Any = None,
         read_preference: Any = None,
-        write_concern: WriteConcern | None = None,
-        read_concern: ReadConcern | None = None,
+        write_concern: Any = None,
+        read_concern: Any = None,
         session: ClientSession | None = None,
         check_exists: bool = False,
         **options: Any,
     ) -> Deferred[Collection[dict[str, Any]]]:
         """
-        Create a collection, view or time series.
+        Create a collection, view or time series.  TxMongo's order is
+        understood, too: C{create_collection(name, options, write_concern,
+        codec_options)}, where C{options} is a dict.
 
         @param check_exists: look first whether there is one, for the sake of
             PyMongo's L{CollectionInvalid}.
@@ -331,11 +353,15 @@ class Database(Scope):
 
         @raise ConfigurationError: C{encryptedFields} is given.
         """
+        more = options.pop("options", None)
+        if isinstance(codec_options, dict):
+            more, codec_options = codec_options, None
+        if more is not None:
+            options = {**more, **options}
         limits = self._limits(options)
-        collection = self.get_collection(
-            name, codec_options, read_preference, write_concern, read_concern
-        )
-        limits = changed(limits, {"write_concern": write_concern})
+        places = by_kind(codec_options, read_preference, write_concern, read_concern)
+        collection = self[name].with_options(**places)
+        limits = changed(limits, {"write_concern": places.get("write_concern")})
         command = CreateCollection(self._name, name, limits, **options)
         if check_exists:
             return Deferred.fromCoroutine(self._create_new(command, session, collection))
@@ -466,6 +492,13 @@ class Database(Scope):
             **{"filter": filter, "name_only": name_only, **options}
         ).to_list()
         return listed.addCallback(lambda found: [item["name"] for item in found])
+
+    def collection_names(self, *, batch_size: int = 0, **options: Any) -> Deferred[list[str]]:
+        """
+        L{list_collection_names}, as TxMongo calls it.  Deprecated.
+        """
+        deprecated("collection_names", "list_collection_names")
+        return self.list_collection_names(batch_size=batch_size or None, **options)
 
 
 def _collection_name(name_or_collection: str | Collection[Any]) -> str:

@@ -14,7 +14,7 @@ C{find_with_cursor}; one that only sorts tells C{create_index} its keys.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 __all__ = [
     "ASCENDING",
@@ -23,7 +23,9 @@ __all__ = [
     "GEO2DSPHERE",
     "GEOHAYSTACK",
     "TEXT",
+    "AllowedDirectionType",
     "QueryFilter",
+    "SortArgument",
     "SortKeys",
     "comment",
     "explain",
@@ -32,8 +34,16 @@ __all__ = [
     "sort",
 ]
 
+AllowedDirectionType: TypeAlias = Literal[1, -1, "2d", "2dsphere", "geoHaystack", "text"]
+"""The directions of a sort, and the kinds of an index, that there are functions for."""
+
 SortKeys: TypeAlias = tuple[tuple[str, Any], ...]
 """Fields, each with its direction or the kind of its index."""
+
+SortArgument: TypeAlias = (
+    Mapping[str, Any] | list[tuple[str, Any]] | tuple[tuple[str, Any], ...] | tuple[str, Any]
+)
+"""What L{sort} takes."""
 
 
 def _directed(keys: str | Iterable[str], direction: Any) -> SortKeys:
@@ -115,7 +125,11 @@ class QueryFilter:
 
     @ivar parts: the options of C{find} that it stands for: C{sort}, C{hint},
         C{comment}, C{explain}, C{snapshot}.
+    @cvar ALLOWED_DIRECTIONS: what this module's functions give; servers may
+        know more.
     """
+
+    ALLOWED_DIRECTIONS: ClassVar[frozenset[Any]] = frozenset(get_args(AllowedDirectionType))
 
     def __init__(self, **parts: Any) -> None:
         self.parts = parts

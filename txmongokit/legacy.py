@@ -26,7 +26,7 @@ from txmongokit._sansio.commands.arguments import (
     nearest,
 )
 from txmongokit._sansio.commands.write import raise_write_errors
-from txmongokit.cursor import Cursor
+from txmongokit.cursor import CommandCursor, Cursor
 from txmongokit.errors import BulkWriteError
 from txmongokit.filter import QueryFilter
 from txmongokit.indexes import IndexedScope
@@ -44,7 +44,7 @@ from txmongokit.types import (
     UPDATE_UPSERT,
 )
 
-__all__ = ["LegacyScope", "Page", "Query", "pages", "query"]
+__all__ = ["LegacyScope", "Page", "Query", "deprecated", "pages", "query", "whole_reply"]
 
 Page = tuple[list[Any], "Deferred[Any] | None"]
 """Documents, and what fires with the next page; at the end C{([], None)}."""
@@ -52,7 +52,10 @@ Page = tuple[list[Any], "Deferred[Any] | None"]
 _CONCERN = ("w", "wtimeout", "j", "fsync")
 
 
-def _deprecated(old: str, new: str, stacklevel: int = 3) -> None:
+def deprecated(old: str, new: str, stacklevel: int = 3) -> None:
+    """
+    Warn that something is old, and say what to use.
+    """
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=stacklevel)
 
 
@@ -131,7 +134,7 @@ def query(filter: Any, arguments: dict[str, Any], warns: bool = True) -> Query:
     arguments.pop("as_class", None)
     _read_flags(found, arguments.pop("flags", 0))
     if old and warns:
-        _deprecated(
+        deprecated(
             "find(spec, skip, limit, fields, filter, cursor)",
             "find(filter, projection, skip, limit, sort=..., hint=..., comment=...)",
             4,
@@ -284,6 +287,19 @@ def pages(cursor: Cursor[Any]) -> Deferred[Page]:
     return page
 
 
+def whole_reply(cursor: CommandCursor[Any]) -> Deferred[dict[str, Any]]:
+    """
+    TxMongo's C{full_response}: the last reply, with all documents as its
+    C{result}.
+    """
+
+    def completed(documents: list[Any]) -> dict[str, Any]:
+        batch = cursor.last_batch
+        return {**({} if batch is None else batch.reply), "result": documents}
+
+    return cursor.to_list().addCallback(completed)
+
+
 class LegacyScope(IndexedScope):
     """
     The part of L{txmongokit.collection.Collection} that is there for the
@@ -323,7 +339,7 @@ class LegacyScope(IndexedScope):
         @return: fires with the C{_id}, or the list of them; fails with
             L{txmongokit.errors.WriteError}.
         """
-        _deprecated("insert", "insert_one or insert_many")
+        deprecated("insert", "insert_one or insert_many")
         _check_flags(flags, INSERT_CONTINUE_ON_ERROR)
         things = self._concerned("insert", safe, options)
         if isinstance(docs, Mapping):
@@ -352,7 +368,7 @@ class LegacyScope(IndexedScope):
             and, if so, C{upserted}; with C{None} where it is not
             acknowledged.
         """
-        _deprecated("update", "update_one, update_many or replace_one")
+        deprecated("update", "update_one, update_many or replace_one")
         return self._old_update(spec, document, upsert, multi, safe, flags, options)
 
     def _old_update(
@@ -385,7 +401,7 @@ class LegacyScope(IndexedScope):
 
         @return: fires with what L{insert} or L{update} gives.
         """
-        _deprecated("save", "insert_one, or replace_one with upsert=True")
+        deprecated("save", "insert_one, or replace_one with upsert=True")
         check_mapping("doc", doc)
         if doc.get("_id") is not None:
             spec = {"_id": {"$eq": doc["_id"]}}
@@ -409,7 +425,7 @@ class LegacyScope(IndexedScope):
         @return: fires with a dict of C{n}; with C{None} where it is not
             acknowledged.
         """
-        _deprecated("remove", "delete_many or delete_one")
+        deprecated("remove", "delete_many or delete_one")
         _check_flags(flags, DELETE_SINGLE_REMOVE)
         if isinstance(spec, ObjectId):
             spec = {"_id": spec}
@@ -440,7 +456,7 @@ class LegacyScope(IndexedScope):
 
         @raise ValueError: there is neither C{update} nor C{remove}, or both.
         """
-        _deprecated(
+        deprecated(
             "find_and_modify", "find_one_and_update, find_one_and_replace or find_one_and_delete"
         )
         things = self._whole
@@ -485,7 +501,7 @@ class LegacyScope(IndexedScope):
             is fetched when it is waited for; cancelling that closes the
             cursor.
         """
-        _deprecated("find_with_cursor", "find(...).batches()")
+        deprecated("find_with_cursor", "find(...).batches()")
         arguments = {"projection": projection, "skip": skip, "limit": limit, **options}
         arguments["no_cursor_timeout"] = sort
         if "no_cursor_timeout" in options:
@@ -534,7 +550,7 @@ class LegacyScope(IndexedScope):
         @return: fires with a dict: the results are C{retval}, C{keys} and
             C{count} say how many groups and documents there were.
         """
-        _deprecated("group", "aggregate")
+        deprecated("group", "aggregate")
         pipeline = _group_pipeline(keys, initial, reduce, condition, finalize)
         grouped: Deferred[list[Any]] = self._whole.aggregate(pipeline).to_list()
         return grouped.addCallback(
@@ -553,7 +569,7 @@ class LegacyScope(IndexedScope):
         Create an index.  Deprecated: use C{create_index}, which does nothing
         where the index is there.
         """
-        _deprecated("ensure_index", "create_index")
+        deprecated("ensure_index", "create_index")
         return self.create_index(sort_fields, **options)
 
 

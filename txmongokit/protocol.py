@@ -8,7 +8,7 @@ OP_QUERY and its kin (up to MongoDB 5.0), test servers, proxies.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from secrets import token_bytes
 from typing import Any
 
@@ -359,6 +359,7 @@ class MongoProtocol(MongoServerProtocol, MongoClientProtocol):
         self._login = DeferredLock()
         self._memory = LoginMemory()
         self._connected = False
+        self._tell_lost: Callable[[], None] = lambda: None
         self._lost: Exception | None = None
 
     # The connection.
@@ -400,11 +401,18 @@ class MongoProtocol(MongoServerProtocol, MongoClientProtocol):
         if tell is not None:
             tell(None, reason)
         self._lost = lost = AutoReconnect(f"connection closed: {reason.getErrorMessage()}")
+        self._tell_lost()
         answers, self._answers = self._answers, {}
         ready, self._ready = self._ready, []
         for waiting in (*answers.values(), *ready):
             if not waiting.called:
                 waiting.errback(lost)
+
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        """
+        Have C{tell} called when the connection is gone.
+        """
+        self._tell_lost = tell
 
     def set_wire_versions(self, min_wire_version: int, max_wire_version: int) -> None:
         """

@@ -19,7 +19,7 @@ from txmongokit._sansio.transactions import SessionState
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["INHERITED", "Scope", "changed", "options_of", "written_in"]
+__all__ = ["INHERITED", "Scope", "by_kind", "changed", "options_of", "written_in"]
 
 ResultT = TypeVar("ResultT")
 
@@ -143,6 +143,29 @@ def changed(options: CommandOptions, given: dict[str, Any]) -> CommandOptions:
             )
         new[name] = _checked_timeout(value) if name == "timeout" else value
     return replace(options, **new) if new else options
+
+
+def by_kind(*values: Any) -> dict[str, Any]:
+    """
+    Options that came in one order or another, by what they are.  TxMongo and
+    PyMongo disagree about the order, never about the kinds.
+
+    @raise TypeError: one is none of them, or there are two of a kind.
+    """
+    found: dict[str, Any] = {}
+    for value in values:
+        if value is None:
+            continue
+        names = [name for name, kinds in _KINDS.items() if isinstance(value, kinds)]
+        if not names and hasattr(value, "mode"):
+            names = ["read_preference"]
+        if not names or names[0] in found:
+            raise TypeError(
+                "codec_options, read_preference, write_concern and read_concern are expected, each "
+                f"once, and not {type(value).__name__}"
+            )
+        found[names[0]] = value
+    return found
 
 
 def options_of(scope: Scope) -> CommandOptions:

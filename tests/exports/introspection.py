@@ -54,12 +54,18 @@ PYMONGO = (
 PROTOCOLS = frozenset(
     f"__{name}__"
     for name in (
-        ("aenter", "aexit", "aiter", "anext", "await", "call", "copy", "deepcopy", "enter")
-        + ("exit", "getattr", "getitem", "iter", "next")
+        *("aenter", "aexit", "aiter", "anext", "await", "call", "copy", "deepcopy", "enter"),
+        *("exit", "getattr", "getitem", "iter", "next"),
     )
 )
 # PyMongo passes these calls' arguments on: whose signature counts, but for the
 # collection, which the call itself gives.
+# Packages that pass names on, and from where.
+_PASSED_ON_BY = {
+    "txmongo": "txmongo",
+    "txmongo.gridfs": "txmongo._gridfs",
+    "txmongo._gridfs": "txmongo._gridfs",
+}
 _CURSOR = "pymongo.asynchronous.cursor.AsyncCursor"
 _GRID_CURSOR = "gridfs.asynchronous.grid_file.AsyncGridOutCursor"
 PASSED_ON = {
@@ -194,7 +200,7 @@ def public_names(module: Any, package: str) -> list[str]:
     listed = getattr(module, "__all__", None)
     if listed is not None and package != "txmongo":
         return list(listed)
-    passes_on = module.__name__.endswith(("txmongo", "gridfs"))
+    passes_on = module.__name__ in _PASSED_ON_BY
     names = []
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -206,7 +212,7 @@ def public_names(module: Any, package: str) -> list[str]:
         elif (
             passes_on
             and isinstance(node, ast.ImportFrom)
-            and (node.module or "").partition(".")[0] == package
+            and f"{node.module}.".startswith(f"{_PASSED_ON_BY[module.__name__]}.")
         ):
             names += [alias.asname or alias.name for alias in node.names]
     return [name for name in names if not name.startswith("_")]

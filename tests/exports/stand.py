@@ -68,6 +68,8 @@ SAMPLES: dict[str, Any] = {
     "check_exists": False,
     "clusteredIndex": {"key": {"_id": 1}, "unique": True},
     "code": "true",
+    "collection_name": "sub",
+    "database_name": "other",
     "codec_options": CodecOptions(tz_aware=True, uuid_representation=UuidRepresentation.STANDARD),
     "collation": Collation("de"),
     "collection": "other",
@@ -322,7 +324,7 @@ class Stand:
             "txmongokit.cursor.Cursor": lambda: self._pool["db"]["things"].find({}),
             "txmongokit.collection.Cursor": lambda: self._pool["db"]["things"].find({}),
             "txmongokit.cursor.CommandCursor": lambda: self._pool["db"]["things"].aggregate([]),
-            "txmongokit.sessions.ClientSession": lambda: self._pool.start_session(),
+            "txmongokit.sessions.ClientSession": self._pool.start_session,
             "txmongokit.gridfs.GridFS": lambda: GridFS(self._pool["db"]),
             "txmongokit.gridfs.GridFSBucket": lambda: GridFSBucket(self._pool["db"]),
         }

@@ -215,7 +215,7 @@ class Place:
         @param deadline: of the operation that its commands belong to.
         """
         runner = self._runner if deadline is None else _Limited(self._runner, deadline)
-        return Collection(
+        return Collection.within(
             runner, self.database, f"{self.name}.{part}", changed(self.options, options)
         )
 
