@@ -98,8 +98,6 @@ class FrameReader:
                 frame = self._continue()
                 if frame is not None:
                     return frame
-                if self._missing:
-                    continue
             else:
                 chunk, offset = self._chunk, self._offset
                 available = len(chunk) - offset
@@ -132,7 +130,7 @@ class FrameReader:
         self._chunk = b""
         self._offset = 0
 
-    def _continue(self) -> bytearray | None:
+    def _continue(self) -> bytes | bytearray | None:
         """Add to the buffer no more than what belongs to its message."""
         buffer = self._buffer
         assert buffer is not None
@@ -152,7 +150,7 @@ class FrameReader:
                     self._missing = needed - have
                     if self.on_long is not None:
                         self.on_long(True)
-                    return None
+                    return self._gather()
             chunk, offset = self._chunk, self._offset
             available = len(chunk) - offset
             if not available:
