@@ -40,7 +40,7 @@ from urllib.parse import quote_plus, urlencode
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -68,6 +68,8 @@ __all__ = [
 ]
 
 _HOST = "127.0.0.1"
+
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _WHEEL_PACKAGE = "fiftyone"
 _WHEEL_BINARY = Path("db", "bin", "mongod")
 _ADDRESS_IN_USE = 48
@@ -742,11 +744,13 @@ class CertificateAuthority:
     """
     Signs throw-away certificates for tests, and takes them back.
 
+    @param kind: of its keys and of those it issues: C{"ec"} or C{"rsa"}.
     @ivar pem: its own certificate.
     """
 
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, kind: str = "ec") -> None:
+        self._kind = kind
+        self._key = _new_key(kind)
         self._name = x509.Name(
             [x509.NameAttribute(NameOID.COMMON_NAME, "txmongokit test authority")]
         )
@@ -765,6 +769,7 @@ class CertificateAuthority:
         responder: str | None = None,
         must_staple: bool = False,
         answers: bool = False,
+        unchecked: bool = False,
     ) -> None:
         """
         Write a certificate and its key into one file, as C{mongod} and
@@ -778,6 +783,8 @@ class CertificateAuthority:
         @param must_staple: whether it counts only with an OCSP answer that
             its server brings.
         @param answers: whether it may sign OCSP answers for this authority.
+        @param unchecked: whether it says that it will not be revoked
+            (C{id-pkix-ocsp-nocheck}).
         """
         extensions: list[x509.ExtensionType] = []
         if hosts:
@@ -791,7 +798,9 @@ class CertificateAuthority:
             extensions.append(x509.TLSFeature([x509.TLSFeatureType.status_request]))
         if answers:
             extensions.append(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]))
-        key = ec.generate_private_key(ec.SECP256R1())
+        if unchecked:
+            extensions.append(x509.OCSPNoCheck())
+        key = _new_key(self._kind)
         subject = x509.Name(
             [
                 # A client in the servers' organisation would count as a server.
@@ -880,7 +889,7 @@ class CertificateAuthority:
     def _sign(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
+        key: _Key,
         constraints: x509.BasicConstraints,
         days: int,
         extensions: Sequence[x509.ExtensionType] = (),
@@ -903,6 +912,12 @@ class CertificateAuthority:
         for each in extensions:
             builder = builder.add_extension(each, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _new_key(kind: str) -> _Key:
+    if kind == "rsa":
+        return rsa.generate_private_key(65537, 2048)
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import ocsp
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -18,8 +19,10 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests._sansio.test_ocsp import answer, issued, joined
 from txmongokit._net import ocsp as module
-from txmongokit._net.ocsp import CertificateRefused, Peer, RevocationCheck
+from txmongokit._net.ocsp import CertificateRefused, RevocationCheck
+from txmongokit._sansio.ocsp import Peer
 from txmongokit.options import TLSOptions
 from txmongokit.testing import CertificateAuthority
 
@@ -39,6 +42,9 @@ class Transport(StringTransport):
     def loseConnection(self) -> None:
         """Note."""
         self.disconnecting = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """As TLS wants it."""
 
 
 class Responder:
@@ -76,6 +82,7 @@ class CheckTests(SynchronousTestCase):
         self.dialled: list[tuple[str, int]] = []
         self.responders: list[Responder] = []
         self.refuses: Exception | None = None
+        self.above: list[bytes] = []
         self.issue()
 
     def issue(self, **options: Any) -> None:
@@ -116,11 +123,11 @@ class CheckTests(SynchronousTestCase):
 
     def checking(self, checker: RevocationCheck, staple: bytes = b"") -> Deferred[None]:
         """Check the certificate with this one."""
-        peer = Peer(
-            x509.load_pem_x509_certificate(self.path.read_bytes()),
-            x509.load_pem_x509_certificate(self.authority.pem),
-            staple,
+        chain = tuple(
+            x509.load_pem_x509_certificate(pem)
+            for pem in (self.path.read_bytes(), self.authority.pem, *self.above)
         )
+        peer = Peer(chain, staple)
         return Deferred.fromCoroutine(checker.check(peer))
 
     def refused(self, waiting: Deferred[None]) -> str:
@@ -161,6 +168,97 @@ class CheckTests(SynchronousTestCase):
         self.refused(waiting)
         self.refused(self.checking(checker, self.authority.answer(self.path, age=2)))
         self.successResultOf(self.checking(checker, self.authority.answer(self.path, age=0.1)))
+
+    # Who answers in the authority's stead.
+
+    def delegate(self, **options: Any) -> Path:
+        """Somebody whom the authority lets answer."""
+        path = Path(self.mktemp())
+        self.authority.issue(path, "responder", answers=True, **options)
+        return path
+
+    def test_delegate(self) -> None:
+        """Whether who answers was revoked is asked, too, where a certificate says whom."""
+        delegate = self.delegate(responder="http://two.example/")
+        for good in (True, False, None):
+            waiting = self.check()
+            self.responders.pop().answer(self.authority.answer(self.path, signed_by=delegate))
+            self.assertNoResult(waiting)
+            self.assertEqual(self.dialled.pop(), ("two.example", 80))
+            responder = self.responders.pop()
+            question = ocsp.load_der_ocsp_request(responder.request[1])
+            certificate = x509.load_pem_x509_certificate(delegate.read_bytes())
+            self.assertEqual(question.serial_number, certificate.serial_number)
+            responder.answer(self.authority.answer(delegate, good))
+            # An answer that counts for nothing leaves all open.
+            self.successResultOf(waiting)
+
+    def test_revoked_delegate(self) -> None:
+        """What somebody answers who was revoked counts for nothing."""
+        delegate = self.delegate(responder="http://two.example/")
+        checker = self.checker()
+        staple = self.authority.answer(self.path, signed_by=delegate)
+        waiting = self.checking(checker, staple)
+        self.assertEqual(self.dialled, [("two.example", 80)])
+        self.responders.pop().answer(self.authority.answer(delegate, False))
+        self.assertIn("that was revoked", self.refused(waiting))
+        # That is remembered.
+        self.assertIn("that was revoked", self.refused(self.checking(checker, staple)))
+        self.assertEqual(self.responders, [])
+        waiting = self.checking(checker)
+        revoked = self.authority.answer(self.path, False, signed_by=delegate)
+        self.responders.pop().answer(revoked)
+        self.successResultOf(waiting)
+
+    def test_unchecked_delegate(self) -> None:
+        """Nobody is asked about one who says that it is not revoked, or whom nobody knows."""
+        for options in (
+            {"responder": "http://two.example/", "unchecked": True},
+            {"responder": None},
+        ):
+            delegate = self.delegate(**options)
+            staple = self.authority.answer(self.path, signed_by=delegate)
+            self.successResultOf(self.check(staple))
+        delegate = self.delegate(responder="http://two.example/")
+        staple = self.authority.answer(self.path, signed_by=delegate)
+        self.successResultOf(self.check(staple, disable_ocsp_endpoint_check=True))
+        self.assertEqual(self.dialled, [])
+
+    def test_delegates_delegate(self) -> None:
+        """That ends with the second: who says so must not be one whom to ask about."""
+        delegate, other = (self.delegate(responder="http://two.example/") for _ in range(2))
+        waiting = self.check(self.authority.answer(self.path, signed_by=delegate))
+        answer = self.authority.answer(delegate, False, signed_by=other)
+        self.responders.pop().answer(answer)
+        self.successResultOf(waiting)
+        self.assertEqual(self.responders, [])
+        unchecked = self.delegate(unchecked=True)
+        waiting = self.check(self.authority.answer(self.path, signed_by=delegate))
+        answer = self.authority.answer(delegate, False, signed_by=unchecked)
+        self.responders.pop().answer(answer)
+        self.assertIn("that was revoked", self.refused(waiting))
+
+    # The other certificates of its chain.
+
+    def test_authorities(self) -> None:
+        """What is brought, or known, about an authority counts; nobody is asked about it."""
+        key = rsa.generate_private_key(65537, 2048)
+        issuer, certificate = issued(key)
+        good, other = answer(key, issuer, certificate), answer(key, issuer, issuer)
+        revoked = answer(key, issuer, issuer, good=False)
+        checker = self.checker()
+
+        def check(staple: bytes) -> Deferred[None]:
+            chain = (certificate, issuer, issuer)
+            return Deferred.fromCoroutine(checker.check(Peer(chain, staple)))
+
+        self.successResultOf(check(good))
+        self.successResultOf(check(joined(other, good, key)))
+        checker = self.checker()
+        refused = self.refused(check(joined(revoked, good, key)))
+        self.assertIn("an authority that signed", refused)
+        self.assertIn("an authority that signed", self.refused(check(good)))
+        self.assertEqual(self.dialled, [])
 
     # What responders say.
 
@@ -211,6 +309,7 @@ class CheckTests(SynchronousTestCase):
         wrong: list[tuple[bytes, bytes]] = [
             (b"", b"200 OK"),
             (b"", b"500 No"),
+            (self.authority.answer(self.path, False), b"302 Found\r\nLocation: http://x.example/"),
             (self.authority.answer(self.path, None), b"200 OK"),
             (b"x" * 70_000, b"200 OK"),
         ]
@@ -248,6 +347,17 @@ class CheckTests(SynchronousTestCase):
             self.clock.advance(0.2)
             self.successResultOf(waiting)
             self.assertTrue(responder.transport.disconnecting)
+
+    def test_secured(self) -> None:
+        """A responder may want TLS, and must show who it is."""
+        self.issue(responder="https://one.example/ocsp")
+        waiting = self.check()
+        self.assertEqual(self.dialled, [("one.example", 443)])
+        hello = self.responders[0].transport.value()
+        self.assertEqual(hello[:1], b"\x16")
+        self.assertIn(b"one.example", hello)
+        self.responders[0].protocol.connectionLost(Failure(ConnectionDone()))
+        self.successResultOf(waiting)
 
     def test_several(self) -> None:
         """All responders are asked at once; the first who knows counts."""

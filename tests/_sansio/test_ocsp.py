@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
@@ -71,8 +71,20 @@ class AnswerTests(SynchronousTestCase):
         answer = self.judged(raw)
         assert answer.until is not None
         self.judged(raw, answer.since)
-        self.assertIn("future", self.refused(raw, answer.since - HOUR / 3600))
+        # Clocks may be five minutes apart.
+        self.judged(raw, answer.since - HOUR / 12)
+        self.assertIn("future", self.refused(raw, answer.since - HOUR / 11))
         self.assertIn("out of date", self.refused(raw, answer.until))
+
+    def test_no_end(self) -> None:
+        """An answer that does not say when there will be a newer one counts ten days."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        issuer, certificate = issued(key)
+        raw = answer(key, issuer, certificate, until=None)
+        day = 24 * HOUR
+        self.assertIsNone(judge(raw, certificate, issuer, NOW + 9 * day).until)
+        error = self.assertRaises(InvalidAnswer, judge, raw, certificate, issuer, NOW + 10 * day)
+        self.assertIn("out of date", str(error))
 
     def test_another_certificate(self) -> None:
         """An answer about another certificate is none."""
@@ -103,8 +115,8 @@ class AnswerTests(SynchronousTestCase):
     def test_unknown_signer(self) -> None:
         """An answer that does not bring the certificate of who signed it is not the issuer's."""
         key, stranger = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
-        issuer, certificate = _issued(key)
-        raw = _answer(stranger, _issued(stranger)[0], certificate, issuer)
+        issuer, certificate = issued(key)
+        raw = answer(stranger, issued(stranger)[0], certificate, issuer)
         error = self.assertRaises(InvalidAnswer, judge, raw, certificate, issuer, NOW)
         self.assertIn("not signed by", str(error))
 
@@ -120,6 +132,12 @@ class AnswerTests(SynchronousTestCase):
         self.authority.issue(delegate, "responder", answers=True)
         answer = self.judged(self.authority.answer(self.path, False, signed_by=delegate))
         self.assertIs(answer.good, False)
+        self.assertEqual(answer.delegate, loaded(delegate.read_bytes()))
+        self.authority.issue(delegate, "responder", answers=True, unchecked=True)
+        answer = self.judged(self.authority.answer(self.path, signed_by=delegate))
+        # One that says that it is not revoked need not be looked up.
+        self.assertIsNone(answer.delegate)
+        self.assertIsNone(self.judged(self.authority.answer(self.path)).delegate)
         for days, answers, reason in ((2, False, "nobody allows"), (-1, True, "out of date")):
             path = Path(self.mktemp())
             self.authority.issue(path, "responder", days=days, answers=answers)
@@ -139,16 +157,57 @@ class AnswerTests(SynchronousTestCase):
 
     def test_kinds_of_keys(self) -> None:
         """Authorities sign with keys of all kinds."""
-        for key in (
-            rsa.generate_private_key(65537, 2048),
-            ed25519.Ed25519PrivateKey.generate(),
-            dsa.generate_private_key(2048),
+        rsa_key = rsa.generate_private_key(65537, 2048)
+        sha256 = hashes.SHA256()
+        for key, algorithm in (
+            (rsa_key, sha256),
+            (rsa_key, hashes.SHA384()),
+            (rsa_key, hashes.SHA512()),
+            (ed25519.Ed25519PrivateKey.generate(), None),
+            (dsa.generate_private_key(2048), sha256),
+            (ec.generate_private_key(ec.SECP256R1()), hashes.SHA224()),
+            (ec.generate_private_key(ec.SECP256R1()), sha256),
+            (ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()),
+            (ec.generate_private_key(ec.SECP521R1()), hashes.SHA512()),
         ):
-            issuer, certificate = _issued(key)
-            raw = _answer(key, issuer, certificate)
+            issuer, certificate = issued(key)
+            raw = answer(key, issuer, certificate, algorithm=algorithm)
             self.assertIs(judge(raw, certificate, issuer, NOW).good, True)
             wrong = raw[:-1] + bytes((raw[-1] ^ 1,))
             self.assertRaises(InvalidAnswer, judge, wrong, certificate, issuer, NOW)
+
+    def test_probabilistic_signatures(self) -> None:
+        """RSA-PSS, with each hash that is in use, and with no key of another kind."""
+        key = rsa.generate_private_key(65537, 2048)
+        issuer, certificate = issued(key)
+        raw = answer(key, issuer, certificate)
+        for algorithm in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
+            signed = _signed_again(raw, key, algorithm)
+            self.assertIs(judge(signed, certificate, issuer, NOW).good, True)
+            wrong = signed[:-1] + bytes((signed[-1] ^ 1,))
+            error = self.assertRaises(InvalidAnswer, judge, wrong, certificate, issuer, NOW)
+            self.assertIn("signature is wrong", str(error))
+        other = ec.generate_private_key(ec.SECP256R1())
+        issuer, certificate = issued(other)
+        signed = _signed_again(answer(other, issuer, certificate), key, hashes.SHA256())
+        error = self.assertRaises(InvalidAnswer, judge, signed, certificate, issuer, NOW)
+        self.assertIn("signature is wrong", str(error))
+
+    def test_broken_hash(self) -> None:
+        """A signature of an MD5 hash is none."""
+        key = rsa.generate_private_key(65537, 2048)
+        issuer, certificate = issued(key)
+        raw = _signed_again(answer(key, issuer, certificate), key, hashes.MD5())
+        error = self.assertRaises(InvalidAnswer, judge, raw, certificate, issuer, NOW)
+        self.assertIn("signature is wrong", str(error))
+
+    def test_answers_for_several(self) -> None:
+        """An answer may be about several certificates."""
+        key = rsa.generate_private_key(65537, 2048)
+        issuer, certificate = issued(key)
+        raw = joined(answer(key, issuer, issuer, good=False), answer(key, issuer, certificate), key)
+        self.assertIs(judge(raw, certificate, issuer, NOW).good, True)
+        self.assertIs(judge(raw, issuer, issuer, NOW).good, False)
 
     def test_request(self) -> None:
         """The question names the certificate, by SHA-1 as all responders know it."""
@@ -164,7 +223,10 @@ class AnswerTests(SynchronousTestCase):
         """A certificate says where to ask, and whether its server must bring an answer."""
         self.assertEqual(responders(self.certificate), ["http://r.example/ocsp"])
         self.assertFalse(must_staple(self.certificate))
-        for responder in (None, "ldap://r.example", "https://r.example"):
+        secure = Path(self.mktemp())
+        self.authority.issue(secure, responder="https://r.example")
+        self.assertEqual(responders(loaded(secure.read_bytes())), ["https://r.example"])
+        for responder in (None, "ldap://r.example", "file:///r.example"):
             path = Path(self.mktemp())
             self.authority.issue(path, responder=responder, must_staple=True)
             certificate = loaded(path.read_bytes())
@@ -200,7 +262,7 @@ class CacheTests(SynchronousTestCase):
         self.assertIsNone(cache.get(name, NOW))
 
 
-def _issued(key: Any) -> tuple[x509.Certificate, x509.Certificate]:
+def issued(key: Any) -> tuple[x509.Certificate, x509.Certificate]:
     """An authority with this key, and a certificate of it."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
@@ -219,23 +281,102 @@ def _issued(key: Any) -> tuple[x509.Certificate, x509.Certificate]:
     return made[0], made[1]
 
 
-def _answer(
+def answer(
     key: Any,
     signer: x509.Certificate,
     certificate: x509.Certificate,
     issuer: x509.Certificate | None = None,
+    *,
+    algorithm: Any = None,
+    until: datetime.datetime | None = NOW + HOUR,
+    good: bool = True,
 ) -> bytes:
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    if algorithm is None and not isinstance(key, ed25519.Ed25519PrivateKey):
+        algorithm = hashes.SHA256()
+    status = ocsp.OCSPCertStatus
     builder = ocsp.OCSPResponseBuilder().add_response(
         certificate,
         issuer or signer,
         hashes.SHA1(),
-        ocsp.OCSPCertStatus.GOOD,
+        status.GOOD if good else status.REVOKED,
         NOW - HOUR,
-        NOW + HOUR,
-        None,
+        until,
+        None if good else NOW - HOUR,
         None,
     )
     encoding = ocsp.OCSPResponderEncoding
     builder = builder.responder_id(encoding.HASH if issuer else encoding.NAME, signer)
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+
+
+# What cryptography does not build is put together from what it does (X.690).
+
+_PSS = bytes.fromhex("06092a864886f70d01010a")
+_MD5_WITH_RSA = bytes.fromhex("06092a864886f70d0101040500")
+
+
+def _parts(der: bytes) -> list[bytes]:
+    """The elements of a constructed one."""
+    found = []
+    _, body = _opened(der)
+    while body:
+        start, inner = _opened(body)
+        end = start + len(inner)
+        found.append(body[:end])
+        body = body[end:]
+    return found
+
+
+def _opened(der: bytes) -> tuple[int, bytes]:
+    """How long an element's head is, and what is in it."""
+    length, start = der[1], 2
+    if length >= 0x80:
+        start += length - 0x80
+        length = int.from_bytes(der[2:start], "big")
+    return start, der[start : start + length]
+
+
+def _element(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    if len(body) < 0x80:
+        length = bytes((len(body),))
+    else:
+        size = (len(body).bit_length() + 7) // 8
+        length = bytes((0x80 + size,)) + len(body).to_bytes(size, "big")
+    return bytes((tag,)) + length + body
+
+
+def _basic(raw: bytes) -> list[bytes]:
+    """The parts of an answer: what is signed, how, and the signature."""
+    _, wrapped = _parts(raw)
+    _, octets = _parts(_parts(wrapped)[0])
+    return _parts(_opened(octets)[1])
+
+
+def _whole(*basic: bytes) -> bytes:
+    kind = bytes.fromhex("06092b0601050507300101")
+    octets = _element(0x04, _element(0x30, *basic))
+    return _element(0x30, b"\x0a\x01\x00", _element(0xA0, _element(0x30, kind, octets)))
+
+
+def _signed_again(raw: bytes, key: rsa.RSAPrivateKey, algorithm: Any) -> bytes:
+    """The same answer, signed by RSA-PSS, or as it was long ago."""
+    signed = _basic(raw)[0]
+    if isinstance(algorithm, hashes.MD5):
+        name, scheme = _MD5_WITH_RSA, padding.PKCS1v15()
+        signature = key.sign(signed, scheme, algorithm)
+    else:
+        name = _PSS
+        pss = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
+        signature = key.sign(signed, pss, algorithm)
+    return _whole(signed, _element(0x30, name), _element(0x03, b"\0", signature))
+
+
+def joined(one: bytes, other: bytes, key: rsa.RSAPrivateKey) -> bytes:
+    """One answer that says what two say."""
+    signed, algorithm, _ = _basic(one)
+    responder, produced, said = _parts(signed)
+    more = _parts(_parts(_basic(other)[0])[2])
+    signed = _element(0x30, responder, produced, _element(0x30, *_parts(said), *more))
+    signature = key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+    return _whole(signed, algorithm, _element(0x03, b"\0", signature))

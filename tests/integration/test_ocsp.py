@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.protocols.portforward import ProxyFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
@@ -36,6 +37,7 @@ class Responder(Resource):
 
     @ivar good: what.
     @ivar silent: whether it says nothing at all.
+    @ivar signed_by: who signs what it says in the authority's stead.
     @ivar asked: the serial numbers it was asked for.
     """
 
@@ -47,6 +49,7 @@ class Responder(Resource):
         self.certificate = certificate
         self.good: bool | None = True
         self.silent = False
+        self.signed_by: Path | None = None
         self.asked: list[int] = []
 
     def render(self, request: Any) -> Any:
@@ -56,7 +59,7 @@ class Responder(Resource):
         if self.silent:
             return NOT_DONE_YET
         request.setHeader("Content-Type", "application/ocsp-response")
-        return self.authority.answer(self.certificate, self.good)
+        return self.authority.answer(self.certificate, self.good, signed_by=self.signed_by)
 
 
 class Listener(Protocol):
@@ -96,24 +99,47 @@ class Stapler:
         return self._context
 
 
+@implementer(IOpenSSLContextFactory)
+class Renewable:
+    """The server's side of TLS, with a certificate that changes."""
+
+    def __init__(self, authority: CertificateAuthority, path: Path) -> None:
+        self.authority = authority
+        self.path = path
+
+    def use(self, host: str) -> None:
+        """Have a certificate for a host."""
+        self.authority.issue(self.path, hosts=[host])
+
+    def getContext(self) -> SSL.Context:
+        """As Twisted wants it."""
+        return Stapler(self.path).getContext()
+
+
 class OCSPTestCase(TestCase):
     """An authority, a responder, and a certificate that names it."""
 
     timeout = 60
 
-    async def issue(self, **options: Any) -> None:
+    async def issue(self, kind: str = "ec", scheme: str = "http", **options: Any) -> None:
         """Run the responder, and issue the certificate."""
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
-        self.authority = CertificateAuthority()
+        self.authority = CertificateAuthority(kind)
         (self.folder / "ca.pem").write_bytes(self.authority.pem)
         self.certificate = self.folder / "server.pem"
         self.responder = Responder(self.authority, self.certificate)
         endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        listening: Any = await endpoint.listen(Site(self.responder))
+        site: Any = Site(self.responder)
+        if scheme == "https":
+            self.web = Renewable(self.authority, self.folder / "web.pem")
+            self.web.use("127.0.0.1")
+            site = TLSMemoryBIOFactory(self.web, False, site)
+        listening: Any = await endpoint.listen(site)
+        self.stop_responder = listening.stopListening
         self.addCleanup(listening.stopListening)
         self.responder_port = listening.getHost().port
-        url = f"http://127.0.0.1:{self.responder_port}/"
+        url = f"{scheme}://127.0.0.1:{self.responder_port}/"
         self.authority.issue(self.certificate, responder=url, **options)
         pem = self.certificate.read_bytes()
         self.serial = x509.load_pem_x509_certificate(pem).serial_number
@@ -195,6 +221,19 @@ class ResponderTests(OCSPTestCase):
         outcome = await self.outcome(port, connectTimeoutMS=1000, serverSelectionTimeoutMS=9000)
         self.assertEqual(outcome, "ok")
 
+    def test_secured_responder(self) -> Deferred[None]:
+        """A responder behind TLS is asked where it shows who it is, and else left alone."""
+        return Deferred.fromCoroutine(self.secured())
+
+    async def secured(self) -> None:
+        """See L{test_secured_responder}."""
+        await self.issue(scheme="https")
+        port = await self.server(False)
+        self.responder.good = False
+        self.assertIn("was revoked", await self.outcome(port))
+        self.web.use("elsewhere.example")
+        self.assertEqual(await self.outcome(port), "ok")
+
     def test_mongod_staples(self) -> Deferred[None]:
         """C{mongod} itself brings its responder's answer, which is enough."""
         return Deferred.fromCoroutine(self.staples())
@@ -211,6 +250,70 @@ class ResponderTests(OCSPTestCase):
             self.assertIn("demands", outcome)
             await deferLater(reactor, 0.1)
         self.assertEqual(outcome, "ok")
+
+
+class MatrixTests(OCSPTestCase):
+    """
+    The specification's permutations: a real server behind one that speaks
+    TLS, which staples or does not as the test wants, whatever its
+    certificate says.
+    """
+
+    def setUp(self) -> Deferred[None]:
+        """Start the server."""
+
+        def started(deployment: Any) -> None:
+            self.addCleanup(deployment.close)
+            self.backend = deployment.members[0].port
+
+        return deferToThread(standalone).addCallback(started)
+
+    def test_with_rsa(self) -> Deferred[None]:
+        """Certificates and answers by RSA."""
+        return Deferred.fromCoroutine(self.matrix("rsa"))
+
+    def test_with_ecdsa(self) -> Deferred[None]:
+        """Certificates and answers by ECDSA."""
+        return Deferred.fromCoroutine(self.matrix("ec"))
+
+    async def matrix(self, kind: str) -> None:
+        """All permutations, answered by the authority and by a delegate."""
+        for delegated in (False, True):
+            await self.columns(kind, delegated)
+
+    async def columns(self, kind: str, delegated: bool) -> None:
+        """Whether the server staples, is good, must staple, and its responder is there."""
+        for staples, good, must_staple, responds, passes in (
+            (True, True, True, True, True),
+            (True, False, True, True, False),
+            (False, True, False, True, True),
+            (False, False, False, True, False),
+            (False, True, False, False, True),
+            (False, False, True, True, False),
+            (False, True, True, False, False),
+        ):
+            await self.issue(kind, must_staple=must_staple)
+            signer = None
+            if delegated:
+                signer = self.responder.signed_by = self.folder / "responder.pem"
+                self.authority.issue(signer, "responder", answers=True)
+            self.responder.good = good
+            if not responds:
+                await self.stop_responder()
+            stapler = Stapler(self.certificate)
+            if staples:
+                stapler.staple = self.authority.answer(self.certificate, good, signed_by=signer)
+            factory = ProxyFactory("127.0.0.1", self.backend)
+            endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            listening: Any = await endpoint.listen(TLSMemoryBIOFactory(stapler, False, factory))
+            self.addCleanup(listening.stopListening)
+            port = listening.getHost().port
+            for options in ({}, {"tlsInsecure": True}, {"tlsAllowInvalidCertificates": True}):
+                wanted = passes or bool(options)
+                limit = 9000 if wanted else 300
+                outcome = await self.outcome(port, serverSelectionTimeoutMS=limit, **options)
+                self.assertEqual(outcome == "ok", wanted, (staples, good, must_staple, outcome))
+            self.assertEqual(stapler.wanted > 0, True)
 
 
 class StaplingTests(OCSPTestCase):

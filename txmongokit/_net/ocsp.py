@@ -10,11 +10,13 @@ say.  Where nobody says anything the connection is made nevertheless.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import Certificate
 from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -22,10 +24,12 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
+from txmongokit._net.tls import connection_creator
 from txmongokit._sansio.ocsp import (
     Answer,
     AnswerCache,
     InvalidAnswer,
+    Peer,
     certificate_id,
     judge,
     make_request,
@@ -37,7 +41,7 @@ from txmongokit.options import TLSOptions
 if TYPE_CHECKING:
     from twisted.web.client import URI
 
-__all__ = ["CertificateRefused", "Connect", "Peer", "RevocationCheck"]
+__all__ = ["CertificateRefused", "Connect", "RevocationCheck"]
 
 Connect = Callable[[str, int], IStreamClientEndpoint]
 """
@@ -56,22 +60,6 @@ class CertificateRefused(Exception):
     """
     A certificate that was revoked, or cannot show that it was not.
     """
-
-
-class Peer:
-    """
-    The other side of a TLS connection.
-
-    @ivar issuer: who signed its certificate.
-    @ivar staple: the OCSP answer that it brought, empty for none.
-    """
-
-    __slots__ = ("certificate", "issuer", "staple")
-
-    def __init__(self, certificate: Certificate, issuer: Certificate, staple: bytes) -> None:
-        self.certificate = certificate
-        self.issuer = issuer
-        self.staple = staple
 
 
 class RevocationCheck:
@@ -98,7 +86,7 @@ class RevocationCheck:
         # A list of revoked certificates has been looked at by OpenSSL.
         self._asks = not options.disable_ocsp_endpoint_check and options.crl_file is None
         self._seconds = _SECONDS if limit is None else min(_SECONDS, limit / 2)
-        self._endpoints = _Endpoints(connect)
+        self._endpoints = _Endpoints(connect, options)
         self._now = now
         self._cache = AnswerCache()
         self._paused: dict[str, float] = {}
@@ -107,52 +95,89 @@ class RevocationCheck:
         """
         Check a server's certificate.  Cancelling ends what is asked.
 
-        @raise CertificateRefused: it was revoked; or the server brings an
-            answer that cannot be used, or none where the certificate demands
-            one.
+        @raise CertificateRefused: it was revoked, or the certificate of an
+            authority between it and the trusted one; or the server brings
+            an answer that cannot be used, or none where the certificate
+            demands one.
         """
-        certificate, issuer = peer.certificate, peer.issuer
+        certificate, issuer = peer.links[0]
         identity = certificate_id(certificate, issuer)
         now = self._now()
         known = self._cache.get(identity, now)
-        brought = self._brought(peer, now)
+        brought = await self._brought(peer, now)
         if brought is not None and brought.good is not None:
             self._cache.put(identity, brought, now)
             if known is None or known.since <= brought.since:
                 known = brought
         if known is None and self._asks:
-            known = await self._asked(peer)
+            known = await self._asked(certificate, issuer)
             if known is not None:
                 self._cache.put(identity, known, self._now())
         if known is not None and not known.good:
             raise CertificateRefused(
                 "the server's certificate was revoked, as its authority tells (OCSP): replace it"
             )
+        self._check_authorities(peer, now)
 
-    def _brought(self, peer: Peer, now: datetime) -> Answer | None:
+    def _check_authorities(self, peer: Peer, now: datetime) -> None:
+        """What is known of the others of a chain, for which nobody is asked."""
+        for certificate, issuer in peer.links[1:]:
+            identity = certificate_id(certificate, issuer)
+            answer = self._cache.get(identity, now)
+            if peer.staple:
+                with suppress(InvalidAnswer):
+                    answer = judge(peer.staple, certificate, issuer, now)
+                    self._cache.put(identity, answer, now)
+            if answer is not None and answer.good is False:
+                raise CertificateRefused(
+                    "the certificate of an authority that signed the server's was revoked "
+                    "(OCSP): have the server's certificate signed by another"
+                )
+
+    async def _brought(self, peer: Peer, now: datetime) -> Answer | None:
+        certificate, issuer = peer.links[0]
         if peer.staple:
             try:
-                return judge(peer.staple, peer.certificate, peer.issuer, now)
+                answer = judge(peer.staple, certificate, issuer, now)
+                await self._check_delegate(answer, issuer)
             except InvalidAnswer as error:
                 raise CertificateRefused(
                     f"the OCSP answer that the server brings cannot be used: {error}"
                 ) from None
-        if must_staple(peer.certificate):
+            return answer
+        if must_staple(certificate):
             raise CertificateRefused(
                 "the server's certificate demands that the server bring an OCSP answer, and it "
                 "brings none: check that it reaches its responder"
             )
         return None
 
-    async def _asked(self, peer: Peer) -> Answer | None:
+    async def _check_delegate(self, answer: Answer, issuer: Certificate) -> None:
+        """
+        Whether who signed an answer was revoked, where that may be
+        (RFC 6960, 4.2.2.2.1).
+        """
+        delegate = answer.delegate
+        if delegate is None:
+            return
+        identity = certificate_id(delegate, issuer)
+        known = self._cache.get(identity, self._now())
+        if known is None and self._asks:
+            known = await self._asked(delegate, issuer, of_delegate=True)
+            if known is not None:
+                self._cache.put(identity, known, self._now())
+        if known is not None and known.good is False:
+            raise InvalidAnswer("it is signed with a certificate that was revoked")
+
+    async def _asked(
+        self, certificate: Certificate, issuer: Certificate, *, of_delegate: bool = False
+    ) -> Answer | None:
         """What the responders say, all asked at once; the first who knows counts."""
         begun = self._reactor.seconds()
-        places = [
-            each for each in responders(peer.certificate) if self._paused.get(each, 0.0) <= begun
-        ]
+        places = [each for each in responders(certificate) if self._paused.get(each, 0.0) <= begun]
         if not places:
             return None
-        asking = [self._limited(place, peer) for place in places]
+        asking = [self._limited(place, certificate, issuer, of_delegate) for place in places]
         # Who wants the connection may cancel, which the list would take for silence.
         first: Deferred[Any] = Deferred()
         DeferredList(asking, fireOnOneCallback=True, consumeErrors=True).addCallback(first.callback)
@@ -174,21 +199,25 @@ class RevocationCheck:
             )
         return None
 
-    def _limited(self, place: str, peer: Peer) -> Deferred[Answer]:
+    def _limited(
+        self, place: str, certificate: Certificate, issuer: Certificate, of_delegate: bool
+    ) -> Deferred[Answer]:
         def too_late(result: Any, timeout: float) -> Any:
             raise InvalidAnswer(f"no answer within {timeout:g} s")
 
-        asking = Deferred.fromCoroutine(self._ask(place, peer))
+        asking = Deferred.fromCoroutine(self._ask(place, certificate, issuer, of_delegate))
         return asking.addTimeout(self._seconds, self._reactor, onTimeoutCancel=too_late)
 
-    async def _ask(self, place: str, peer: Peer) -> Answer:
+    async def _ask(
+        self, place: str, certificate: Certificate, issuer: Certificate, of_delegate: bool
+    ) -> Answer:
         # Few certificates name a responder, and twisted.web takes its time to load.
         from twisted.web.client import Agent
         from twisted.web.http_headers import Headers
 
         agent = Agent.usingEndpointFactory(self._reactor, self._endpoints)
         headers = Headers({b"Content-Type": [b"application/ocsp-request"]})
-        question = _Question(make_request(peer.certificate, peer.issuer))
+        question = _Question(make_request(certificate, issuer))
         response: Any = await agent.request(b"POST", place.encode("ascii"), headers, question)
         collector = _Collector()
         response.deliverBody(collector)
@@ -197,9 +226,14 @@ class RevocationCheck:
         raw = await collector.finished
         if response.code != _OK:
             raise InvalidAnswer(f"HTTP status {response.code}")
-        answer = judge(raw, peer.certificate, peer.issuer, self._now())
+        answer = judge(raw, certificate, issuer, self._now())
         if answer.good is None:
             raise InvalidAnswer("it does not know the certificate")
+        if not of_delegate:
+            await self._check_delegate(answer, issuer)
+        elif answer.delegate is not None:
+            # Who vouches for one that could be revoked must not be such a one.
+            raise InvalidAnswer("it is about a delegate, and signed by another one")
         return answer
 
 
@@ -207,14 +241,21 @@ class RevocationCheck:
 class _Endpoints:
     """How C{twisted.web}'s agent reaches responders."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, options: TLSOptions) -> None:
         self._connect = connect
+        # They show who they are as servers do, and learn nothing of us; asking
+        # whether their certificates were revoked might never end.
+        self._tls = TLSOptions(ca_file=options.ca_file, disable_certificate_revocation_check=True)
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """
         The endpoint for an address.
         """
-        return self._connect(uri.host.decode("ascii"), uri.port)
+        host = uri.host.decode("ascii")
+        endpoint = self._connect(host, uri.port)
+        if uri.scheme == b"http":
+            return endpoint
+        return wrapClientTLS(connection_creator(self._tls, host), endpoint)
 
 
 @implementer(IBodyProducer)

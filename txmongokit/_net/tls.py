@@ -27,7 +27,7 @@ from twisted.internet.ssl import (
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import directlyProvides, implementer, providedBy
 
-from txmongokit._net.ocsp import Peer
+from txmongokit._sansio.ocsp import Peer
 from txmongokit.errors import ConfigurationError
 from txmongokit.options import TLSOptions
 
@@ -137,13 +137,8 @@ class HostTLS:
         chain = connection.get_verified_chain()
         if not chain:
             return None
-        # One that is trusted by itself has signed itself.
-        issuer = chain[1] if len(chain) > 1 else chain[0]
-        return Peer(
-            chain[0].to_cryptography(),
-            issuer.to_cryptography(),
-            self._staples.brought(connection),
-        )
+        certificates = tuple(each.to_cryptography() for each in chain)
+        return Peer(certificates, self._staples.brought(connection))
 
     def refusal(self, cause: BaseException | None, transport: Any) -> str | None:
         """

@@ -9,8 +9,9 @@ network.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from cryptography.x509 import (
     ExtendedKeyUsage,
     ExtensionNotFound,
     KeyUsage,
+    OCSPNoCheck,
     SubjectKeyIdentifier,
     TLSFeature,
     TLSFeatureType,
@@ -35,13 +37,18 @@ from cryptography.x509.ocsp import (
     OCSPResponseStatus,
     load_der_ocsp_response,
 )
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    ExtendedKeyUsageOID,
+    SignatureAlgorithmOID,
+)
 
 __all__ = [
     "Answer",
     "AnswerCache",
     "CertificateID",
     "InvalidAnswer",
+    "Peer",
     "certificate_id",
     "judge",
     "make_request",
@@ -54,6 +61,14 @@ CertificateID = tuple[bytes, bytes, int]
 What identifies a certificate (RFC 6960, 4.1.1), by SHA-1: its issuer's name
 and key, and its number.
 """
+
+# How far clocks may be apart; how old an answer may be that does not say when
+# there will be a newer one (RFC 6960, 3.2, leaves both open).
+_SKEW = timedelta(minutes=5)
+_OLDEST = timedelta(days=10)
+# An answer's algorithm does not show with which of these RSA-PSS was done.
+_PSS_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_BROKEN_HASHES = (hashes.MD5,)
 
 
 class InvalidAnswer(Exception):
@@ -70,11 +85,37 @@ class Answer:
     @ivar good: whether the certificate is; C{None} where its authority does
         not know it.
     @ivar until: when there will be a newer one, C{None} for at any time.
+    @ivar delegate: who signed it in the authority's stead, where that could
+        have been revoked itself (RFC 6960, 4.2.2.2.1); C{None} otherwise.
     """
 
     good: bool | None
     since: datetime
     until: datetime | None
+    delegate: Certificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """
+    The other side of a TLS connection.
+
+    @ivar chain: its certificate, each followed by who signed it; the last
+        one is trusted.
+    @ivar staple: the OCSP answer that it brought, empty for none.
+    """
+
+    chain: tuple[Certificate, ...]
+    staple: bytes
+
+    @property
+    def links(self) -> list[tuple[Certificate, Certificate]]:
+        """
+        Each certificate with its issuer's, the server's own first.
+        """
+        # One that is trusted by itself has signed itself.
+        issuers = self.chain[1:] or self.chain
+        return list(zip(self.chain, issuers, strict=False))
 
 
 def make_request(certificate: Certificate, issuer: Certificate) -> bytes:
@@ -109,14 +150,14 @@ def must_staple(certificate: Certificate) -> bool:
 
 def responders(certificate: Certificate) -> list[str]:
     """
-    Where to ask for a certificate: C{http} addresses that it names.
+    Where to ask for a certificate: web addresses that it names.
     """
     access = _extension(certificate, AuthorityInformationAccess)
     found = []
     for description in () if access is None else access:
         if description.access_method == AuthorityInformationAccessOID.OCSP:
             address = getattr(description.access_location, "value", None)
-            if isinstance(address, str) and urlsplit(address).scheme == "http":
+            if isinstance(address, str) and urlsplit(address).scheme in ("http", "https"):
                 found.append(address)
     return found
 
@@ -142,17 +183,19 @@ def judge(raw: bytes, certificate: Certificate, issuer: Certificate, now: dateti
             name = response.response_status.name.lower().replace("_", " ")
             raise InvalidAnswer(f"the responder gives none: {name}")
         single = _about(response, certificate, issuer)
-        _verify_signature(response, issuer, now)
+        signer = _signer(response, issuer, now)
+        _verify_signature(response, signer)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidAnswer(f"it cannot be read: {error}") from error
     since, until = single.this_update_utc, single.next_update_utc
-    if now < since:
+    if now < since - _SKEW:
         raise InvalidAnswer("it is of the future: check this machine's clock")
-    if until is not None and now >= until:
+    if now >= (since + _OLDEST if until is None else until):
         raise InvalidAnswer("it is out of date")
     status = single.certificate_status
     good = None if status == OCSPCertStatus.UNKNOWN else status == OCSPCertStatus.GOOD
-    return Answer(good, since, until)
+    revocable = signer is not issuer and _extension(signer, OCSPNoCheck) is None
+    return Answer(good, since, until, signer if revocable else None)
 
 
 def _about(response: OCSPResponse, certificate: Certificate, issuer: Certificate) -> Any:
@@ -168,8 +211,7 @@ def _about(response: OCSPResponse, certificate: Certificate, issuer: Certificate
     raise InvalidAnswer("it is about another certificate")
 
 
-def _verify_signature(response: OCSPResponse, issuer: Certificate, now: datetime) -> None:
-    signer = _signer(response, issuer, now)
+def _verify_signature(response: OCSPResponse, signer: Certificate) -> None:
     try:
         _check(signer.public_key(), response)
     except InvalidSignature:
@@ -211,8 +253,11 @@ def _check(key: Any, response: OCSPResponse) -> None:
     if isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
         key.verify(signature, signed)
         return
+    if response.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
+        _check_pss(key, signature, signed)
+        return
     algorithm = response.signature_hash_algorithm
-    if algorithm is None:
+    if algorithm is None or isinstance(algorithm, _BROKEN_HASHES):
         raise InvalidSignature
     if isinstance(key, rsa.RSAPublicKey):
         key.verify(signature, signed, padding.PKCS1v15(), algorithm)
@@ -222,6 +267,17 @@ def _check(key: Any, response: OCSPResponse) -> None:
         key.verify(signature, signed, algorithm)
     else:
         raise InvalidAnswer("it is signed with a key of an unknown kind")
+
+
+def _check_pss(key: Any, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise InvalidSignature
+    for algorithm in _PSS_HASHES:
+        with suppress(InvalidSignature):
+            scheme = padding.PSS(padding.MGF1(algorithm()), padding.PSS.AUTO)
+            key.verify(signature, signed, scheme, algorithm())
+            return
+    raise InvalidSignature
 
 
 class AnswerCache:
