@@ -81,6 +81,7 @@ class _Inward(Protocol):
         self._reader = FrameReader()
         self._outward: Any = None
         self._early: list[bytes] = []
+        self._greeted = False
         # What was asked, by the number of the message that is to be answered.
         self._asked: dict[int, tuple[str, bool]] = {}
 
@@ -138,8 +139,12 @@ class _Inward(Protocol):
         name = next(iter(body))
         self._router.asked.append((self._service_id, name))
         balanced = body.pop("loadBalanced", False)
-        if name in _HELLO and self._service_id is not None and not balanced:
-            self._say(m.OpMsg(bson.encode(_SUPPORT_MISMATCH)), header.request_id, header.request_id)
+        first, self._greeted = name in _HELLO and not self._greeted, True
+        if first and self._service_id is not None and not balanced:
+            refusal = bson.encode(_SUPPORT_MISMATCH)
+            old = isinstance(message, m.OpQuery)
+            answer = m.OpReply((refusal,)) if old else m.OpMsg(refusal)
+            self._say(answer, header.request_id, header.request_id)
             return None
         if not getattr(message, "more_to_come", False):
             in_transaction = body.get("autocommit") is False

@@ -11,6 +11,7 @@ from typing import Any
 
 import bson
 import pymongo
+from bson.objectid import ObjectId
 from pymongo.driver_info import DriverInfo
 from pymongo.server_api import ServerApi
 from pymongo.server_type import SERVER_TYPE
@@ -97,6 +98,22 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(info.max_write_batch_size, 30)
         self.assertEqual(info.logical_session_timeout_minutes, 30)
         self.assertEqual(info.connection_id, 99)
+
+    def test_load_balanced(self) -> None:
+        """Where a load balancer chooses, hello says so and must name a service; there are always
+        sessions."""
+        service = ObjectId()
+        mongos = {"ok": 1, "msg": "isdbgrid", "serviceId": service, "maxWireVersion": 17}
+        sent, result = self.play(mongos, load_balanced=True)
+        self.assertIs(sent[0][1]["loadBalanced"], True)
+        self.assertEqual(result.info.service_id, service)
+        self.assertEqual(result.info.server_type, SERVER_TYPE.LoadBalancer)
+        self.assertEqual(result.info.logical_session_timeout_minutes, 30)
+        with self.assertRaisesRegex(ConfigurationError, "does not support this mode"):
+            self.play(PRIMARY, load_balanced=True)
+        with self.assertRaisesRegex(ProtocolError, "serviceId"):
+            self.play({**mongos, "serviceId": 7}, load_balanced=True)
+        self.assertIsNone(self.play(PRIMARY)[1].info.service_id)
 
     def test_legacy_hello(self) -> None:
         """A server that has no C{hello} is asked in the old way, with all the rest."""

@@ -20,8 +20,10 @@ from txmongokit._sansio.sdam import (
     error_effect,
     initial_description,
     is_stale,
+    load_balancer,
     server_description,
     unknown_server,
+    updated_description,
 )
 from txmongokit.errors import (
     AutoReconnect,
@@ -179,6 +181,7 @@ class DescriptionTests(SynchronousTestCase):
             ("a/?replicaSet=rs", TOPOLOGY_TYPE.ReplicaSetNoPrimary),
             ("a/?directConnection=true", TOPOLOGY_TYPE.Single),
             ("a/?directConnection=true&replicaSet=rs", TOPOLOGY_TYPE.Single),
+            ("a/?loadBalanced=true", TOPOLOGY_TYPE.LoadBalanced),
         ):
             options = parse_options(uri)
             description = initial_description(options)
@@ -195,6 +198,16 @@ class DescriptionTests(SynchronousTestCase):
         self.assertEqual(server.server_type, SERVER_TYPE.Unknown)
         self.assertIs(server.error, error)
         self.assertEqual(server.topology_version, version)
+
+    def test_load_balancer(self) -> None:
+        """A load balancer is there and stays what it is; any preference may use it."""
+        before = initial_description(parse_options("a/?loadBalanced=true"))
+        after = updated_description(before, load_balancer(A))
+        self.assertEqual(after.topology_type, TOPOLOGY_TYPE.LoadBalanced)
+        self.assertEqual(after.server_descriptions()[A].server_type, SERVER_TYPE.LoadBalancer)
+        self.assertTrue(after.has_known_servers)
+        self.assertIsNone(after.logical_session_timeout_minutes)
+        after.check_compatible()
 
     def test_round_trip(self) -> None:
         """The round trip time is the monitor's."""

@@ -46,6 +46,7 @@ COMMIT = CommitTransaction(CommandOptions())
 ABORT = AbortTransaction(CommandOptions())
 CLIENT = object()
 MONGOS = ConnectionInfo(("router", 27017), SERVER_TYPE.Mongos, max_wire_version=17)
+BALANCED = ConnectionInfo(("lb", 27017), SERVER_TYPE.LoadBalancer, max_wire_version=17)
 OLD = ConnectionInfo(("old", 27017), SERVER_TYPE.RSPrimary, max_wire_version=9)
 
 
@@ -348,6 +349,28 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(state.pinned_address, MONGOS.address)
         state.admit(FIND, None)
         self.assertIsNone(state.pinned_address)
+
+    def test_told_of_unpinning(self) -> None:
+        """Who keeps something for a transaction learns of its end, once."""
+        for end in ("abandoned", "next", "ended"):
+            told: list[str] = []
+            state = self.state()
+            state.start_transaction(transaction())
+            self.applied(state, FIND, BALANCED)
+            self.assertEqual(state.pinned_address, BALANCED.address)
+            assert state.transaction is not None
+            state.transaction.on_unpinned = lambda told=told: told.append("told")
+            state.start_commit()
+            self.applied(state, COMMIT, BALANCED)
+            self.assertEqual(told, [])
+            if end == "abandoned":
+                state.admit(FIND, None)
+            elif end == "next":
+                state.start_transaction(transaction())
+            else:
+                state.end()
+            state.unpin()
+            self.assertEqual((told, state.pinned_address), (["told"], None))
 
     def test_unpinning(self) -> None:
         """Errors after which its mongos knows the transaction no more unpin it."""
