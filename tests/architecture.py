@@ -55,6 +55,7 @@ API = (
     "sessions",
     "scope",
     "exhaust",
+    "cursorcalls",
     "cursor",
     "changestream",
     "indexes",

@@ -64,7 +64,7 @@ from txmongokit.changestream import ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.filter import QueryFilter
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.legacy import LegacyScope, Query, pages, query, whole_reply
+from txmongokit.legacy import LegacyScope, Query, deletion, pages, query, whole_reply
 from txmongokit.scope import by_kind, changed, options_of, written_in
 from txmongokit.sessions import ClientSession, session_state
 
@@ -335,6 +335,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         of_cursor = {name: arguments.pop(name) for name in _OF_CURSOR if name in arguments}
         session = arguments.pop("session", None)
         cursor: Cursor[Any] = self._find(wanted.filter, arguments, session, **of_cursor)
+        cursor.made_by(self)
         if wanted.explained:
             return cursor.explain().addCallback(lambda plan: [plan])
         return pages(cursor) if wanted.paged else cursor
@@ -777,22 +778,28 @@ class Collection(LegacyScope, Generic[DocumentT]):
         command.shareable = not multi and is_small_change(filter, update, limits, **options)
         return self._run(command, session)
 
-    def delete_one(self, filter: Mapping[str, Any], **options: Any) -> Deferred[DeleteResult]:
+    def delete_one(
+        self, filter: Mapping[str, Any], *places: Any, **options: Any
+    ) -> Deferred[DeleteResult]:
         """
         Delete one document.
 
+        @param places: C{collation}, C{hint}, C{session}, C{let} and
+            C{comment}; or TxMongo's one C{let}.
         @param options: C{collation}, C{hint}, C{comment}, C{let},
             C{raw_data}, C{session}.
         """
-        return self._delete(filter, False, options)
+        return self._delete(filter, False, deletion(places, options))
 
-    def delete_many(self, filter: Mapping[str, Any], **options: Any) -> Deferred[DeleteResult]:
+    def delete_many(
+        self, filter: Mapping[str, Any], *places: Any, **options: Any
+    ) -> Deferred[DeleteResult]:
         """
         Delete all documents that match.  Never tried twice.
 
         @param options: as in L{delete_one}.
         """
-        return self._delete(filter, True, options)
+        return self._delete(filter, True, deletion(places, options))
 
     def _delete(
         self, filter: Mapping[str, Any], multi: bool, options: dict[str, Any]

@@ -34,6 +34,7 @@ from txmongokit._sansio.commands.read import (
 )
 from txmongokit._sansio.commands.whole import WholeOperation
 from txmongokit._sansio.transactions import SessionState, bound_session
+from txmongokit.cursorcalls import CursorCalls
 from txmongokit.errors import (
     AutoReconnect,
     CursorNotFound,
@@ -321,9 +322,14 @@ class CommandCursor(Generic[DocumentT]):
 
     # Batches.
 
-    def next_batch(self) -> Deferred[list[DocumentT]]:
+    def next_batch(
+        self, *, timeout: float | None = None, deadline: float | None = None
+    ) -> Deferred[list[DocumentT]]:
         """
         Fetch the next batch.  One at a time.
+
+        @param timeout: seconds that it may take.
+        @param deadline: when it must have ended, as L{time.time} tells it.
 
         @return: fires with the documents; with an empty list at the end.
             On a tailable cursor an empty list may also mean that there is
@@ -332,7 +338,10 @@ class CommandCursor(Generic[DocumentT]):
 
         @raise InvalidOperation: another fetch is in flight.
         """
-        return self.fetch(wait=not self._tailable)
+        if timeout is not None:
+            end = self._runner.seconds() + timeout
+            deadline = end if deadline is None else min(deadline, end)
+        return self.fetch(deadline, wait=not self._tailable)
 
     def fetch(
         self, deadline: float | None = None, *, wait: bool = False
@@ -711,7 +720,7 @@ class CommandCursor(Generic[DocumentT]):
         return self.deferred().addCallbacks(callback, errback, **kwargs)
 
 
-class Cursor(CommandCursor[DocumentT]):
+class Cursor(CursorCalls, CommandCursor[DocumentT]):
     """
     The results of C{Collection.find}: a L{CommandCursor} whose options can be
     set until it starts.
@@ -835,11 +844,16 @@ class Cursor(CommandCursor[DocumentT]):
             raise
         return self
 
-    def sort(self, keys: Keys, direction: Any = None) -> Self:
+    def sort(
+        self, key_or_list: Keys | None = None, direction: Any = None, *, sort: Keys | None = None
+    ) -> Self:
         """
         The order of the documents: a field name and its direction, or
         several of them.
+
+        @param sort: TxMongo's name of C{key_or_list}.
         """
+        keys = sort if key_or_list is None else key_or_list
         if isinstance(keys, str) and direction is not None:
             keys = {keys: direction}
         return self._set("sort", keys)
@@ -878,11 +892,13 @@ class Cursor(CommandCursor[DocumentT]):
         """
         return self._set("projection", projection)
 
-    def hint(self, index: Hint | None) -> Self:
+    def hint(self, index: Hint | None = None, *, hint: Hint | None = None) -> Self:
         """
         The index to use, by name or keys.
+
+        @param hint: TxMongo's name of C{index}.
         """
-        return self._set("hint", index)
+        return self._set("hint", hint if index is None else index)
 
     def comment(self, comment: Any) -> Self:
         """

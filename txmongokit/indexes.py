@@ -55,16 +55,20 @@ class IndexedScope(Scope):
         self._name = name
 
     def create_index(
-        self, keys: Keys, *, session: ClientSession | None = None, **options: Any
+        self, keys: Keys | None = None, *, session: ClientSession | None = None, **options: Any
     ) -> Deferred[str]:
         """
         Create an index.
 
+        @param keys: C{sort_fields} in TxMongo.
         @param options: those of PyMongo's C{IndexModel} (C{unique},
             C{name}, C{sparse}, C{expireAfterSeconds}, ...) and of
             L{create_indexes}.
         @return: fires with its name.
         """
+        keys = options.pop("sort_fields", keys)
+        if keys is None:
+            raise TypeError("create_index needs the keys of the index")
         command_options = {
             name: options.pop(name) for name in list(options) if name in _COMMAND_OPTIONS
         }
@@ -142,16 +146,23 @@ class IndexedScope(Scope):
         return listed.addCallback(by_name)
 
     def drop_index(
-        self, index_or_name: Keys, *, session: ClientSession | None = None, **options: Any
+        self,
+        index_or_name: Keys | None = None,
+        *,
+        session: ClientSession | None = None,
+        **options: Any,
     ) -> Deferred[None]:
         """
         Drop one index, by its name or keys.  That there is no collection is
         no error; that there is no such index is one.
 
+        @param index_or_name: C{index_identifier} in TxMongo.
         @param options: C{comment}, C{max_time_ms}, C{raw_data}.
         """
+        index: Any = options.pop("index_identifier", index_or_name)
+        if index is None:
+            raise TypeError("drop_index needs an index's name or keys")
         limits = self._limits(options)
-        index: Any = index_or_name
         if not isinstance(index, str):
             index = "_".join(f"{key}_{way}" for key, way in key_document("keys", index).items())
         command = DropIndexes(self._database_name, self._name, limits, index, **options)

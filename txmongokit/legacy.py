@@ -44,7 +44,16 @@ from txmongokit.types import (
     UPDATE_UPSERT,
 )
 
-__all__ = ["LegacyScope", "Page", "Query", "deprecated", "pages", "query", "whole_reply"]
+__all__ = [
+    "LegacyScope",
+    "Page",
+    "Query",
+    "deletion",
+    "deprecated",
+    "pages",
+    "query",
+    "whole_reply",
+]
 
 Page = tuple[list[Any], "Deferred[Any] | None"]
 """Documents, and what fires with the next page; at the end C{([], None)}."""
@@ -285,6 +294,29 @@ def pages(cursor: Cursor[Any]) -> Deferred[Page]:
     page = _NextPage(cursor)
     page.begin()
     return page
+
+
+_DELETION = ("collation", "hint", "session", "let", "comment")
+
+
+def deletion(places: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """
+    A deletion's options, some of them in PyMongo's order or the one in
+    TxMongo's: a document that has no C{locale} is no collation but C{let}.
+
+    @raise TypeError: there are too many, or one is given twice.
+    """
+    if not places:
+        return options
+    names: tuple[str, ...] = _DELETION
+    if len(places) == 1 and isinstance(places[0], Mapping) and "locale" not in places[0]:
+        names = ("let",)
+    if len(places) > len(names):
+        raise TypeError(f"delete(filter, {', '.join(names)}) takes no more in order")
+    for name, value in zip(names, places, strict=False):
+        if value is not None:
+            _put(options, name, value)
+    return options
 
 
 def whole_reply(cursor: CommandCursor[Any]) -> Deferred[dict[str, Any]]:

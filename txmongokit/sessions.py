@@ -130,6 +130,27 @@ class ClientSession:
         return self._runner
 
     @property
+    def connection(self) -> Any:
+        """
+        The client that started it: TxMongo's name for it.
+        """
+        return self._runner
+
+    @property
+    def implicit(self) -> bool:
+        """
+        Whether nobody has asked for it: no user ever sees such a session.
+        """
+        return not self.state.explicit
+
+    @property
+    def is_ended(self) -> bool:
+        """
+        Whether L{end_session} was called: TxMongo's name for C{has_ended}.
+        """
+        return self.state.ended
+
+    @property
     def options(self) -> SessionOptions:
         """
         What it was started with.

@@ -80,6 +80,11 @@ class Question:
             del signature[0]
         self.ours = signature
 
+        self._order_only = name.endswith("__")
+
+    def _takes_any(self) -> bool:
+        return any(each.kind is each.VAR_POSITIONAL for each in self.ours)
+
     def _our(self, name: str) -> inspect.Parameter | None:
         return next((each for each in self.ours if each.name == name), None)
 
@@ -92,9 +97,15 @@ class Question:
         known = {each.name for each in self.theirs}
         for each in self.ours:
             needed = each.default is each.empty and each.kind in (*POSITIONAL, *NAMED)
-            if needed and each.name not in known and places.index(each) >= len(self._order()):
+            late = each not in places or places.index(each) >= len(self._order())
+            if needed and each.name not in known and late:
                 yield f"{self.name}({each.name})", "is needed here"
         for index, theirs in enumerate(self.theirs):
+            if self._order_only and theirs.kind.startswith("positional"):
+                # Python makes these calls, without any names.
+                if index >= len(places) and not self._takes_any():
+                    yield f"{self.name}({theirs.name})", "takes no more in order"
+                continue
             why = self._trouble(index, theirs, places)
             if why:
                 yield f"{self.name}({theirs.name})", why
@@ -145,7 +156,10 @@ class Question:
         stand = Stand(self.surface)
         call = stand.subject(self.path)
         places, names = [], {}
+        passed = False
         for each in self._order():
+            if passed and not each.required:
+                break
             if in_order and asked is not None:
                 if each is not asked and not each.required:
                     if each.literal is ...:
@@ -153,8 +167,7 @@ class Question:
                     places.append(each.literal)
                 else:
                     places.append(stand.sample(self.name, each.name))
-                if each is asked:
-                    break
+                passed = passed or each is asked
             elif each.required:
                 # What must be there may have another name here: that is asked apart.
                 if asked is each:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.exports.introspection import attributes
+from tests.fakes import FakeRunner
+from txmongokit.database import Database
+from txmongokit.gridfs import GridIn, GridOut
 
 __all__ = ["MISSING", "find", "load", "place"]
 
@@ -62,6 +65,20 @@ _PACKAGES = {
 }
 
 
+def _examples() -> dict[type, Any]:
+    """Objects of classes whose attributes are those of a file's document."""
+    database = Database(FakeRunner(), "db")
+    document = {
+        **{"_id": 1, "length": 0, "chunkSize": 4, "uploadDate": None, "md5": "", "filename": "a"},
+        **{"contentType": "", "aliases": [], "metadata": {}},
+    }
+    writer = GridIn(database["fs"], filename="a", contentType="")
+    return {GridOut: GridOut(database["fs"], file_document=document), GridIn: writer}
+
+
+_EXAMPLES = _examples()
+
+
 def load(surface: str) -> dict[str, Any]:
     """
     The names of one list, C{txmongo-15.2.1} and so on.
@@ -100,6 +117,8 @@ def _member(owner: Any, name: str) -> Any:
         return inspect.getattr_static(owner, name)
     except AttributeError:
         pass
+    if owner in _EXAMPLES and hasattr(_EXAMPLES[owner], name):
+        return property()
     for base in inspect.getmro(owner):
         if name in getattr(base, "__annotations__", {}) or name in attributes(base):
             return property()

@@ -31,6 +31,7 @@ from txmongokit.connection import ConnectionPool, MongoClient
 from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
 from txmongokit.gridfs import GridFS, GridFSBucket
+from txmongokit.protocol import Msg, Note
 from txmongokit.sessions import ClientSession, TransactionOptions
 from txmongokit.types import ConnectionInfo
 
@@ -205,6 +206,13 @@ _CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
 _DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
 _CURSOR = "pymongo.asynchronous.cursor.AsyncCursor"
 BY_CALL: dict[str, Any] = {
+    "Msg(len)": 40,
+    "Msg(request_id)": 5,
+    "Msg(response_to)": 6,
+    "Msg(opcode)": 1000,
+    "Msg(message)": "text",
+    "addCallbacks(callback)": len,
+    "addCallbacks(errback)": len,
     "update(document)": {"$set": {"x": 2}},
     "find(filter)@txmongo-15.2.1": qf.hint(qf.ASCENDING("a")),
     "find_with_cursor(filter)@txmongo-15.2.1": qf.hint(qf.ASCENDING("a")),
@@ -263,7 +271,7 @@ class Recorder(FakeRunner):
     def _answer(self, command: Any) -> dict[str, Any]:
         name = command.name
         if name == "getMore":
-            return cursor_reply([{"_id": 2}], more=True)
+            return cursor_reply([{"_id": 2, "key": {"a": 1}, "name": "m"}], more=True)
         if name in ("find", "aggregate", "listCollections", "listIndexes", "listDatabases"):
             document = {"_id": 1, "key": {"a": 1}, "name": "n", "n": 1}
             return {**cursor_reply([document], 9), "databases": []}
@@ -333,6 +341,7 @@ class Stand:
             "txmongokit.collection.Collection": Collection,
             "txmongokit.connection.MongoClient": MongoClient,
             "txmongokit.connection.ConnectionPool": ConnectionPool,
+            "txmongokit.protocol.Msg": Msg,
         }
         if path in classes:
             made: Callable[..., Any] = classes[path]
@@ -398,6 +407,8 @@ class Stand:
             if isinstance(error, TypeError | ValueError | LookupError):
                 raise error
             return "" if error is not None else self._shown(found)
+        if isinstance(result, Msg | Note):
+            return f"{result!r} {list(result)}"
         if isinstance(result, Collection | Database):
             options = [
                 repr(getattr(result, name))
