@@ -505,32 +505,41 @@ class ConnectionPool(Deployment):
         self._connector.append_metadata(driver_info)
 
     def authenticate(
-        self, database: str, username: str, password: str | None, mechanism: str = "DEFAULT"
+        self,
+        database: str,
+        username: str | None,
+        password: str | None,
+        mechanism: str = "DEFAULT",
+        properties: Mapping[str, Any] | None = None,
     ) -> Deferred[None]:
         """
         Log in as another user than the connection string's, on every
         connection: those there are end when their operations do.  Cursors
         that are open belong to the user before, and end in an error.
 
-        @param database: the one that knows the user.
+        @param database: the one that knows the user; whom none knows are
+            looked for in C{$external}, whatever is given.
+        @param username: C{None} where the mechanism finds out.
+        @param properties: the mechanism's own: C{authMechanismProperties}.
 
         @return: fires with C{None} when a server has accepted the user; fails
             with L{txmongokit.errors.OperationFailure} where it refuses, and
             then, as when it is cancelled, nothing changes.
         """
-        return Deferred.fromCoroutine(self._authenticate(database, username, password, mechanism))
+        given = {
+            "username": username,
+            "password": password,
+            "authsource": database if mechanism in WITH_PASSWORD else "$external",
+            "authmechanism": mechanism,
+            "authmechanismproperties": properties,
+        }
+        return Deferred.fromCoroutine(self._authenticate(given))
 
-    async def _authenticate(
-        self, database: str, username: str, password: str | None, mechanism: str
-    ) -> None:
-        credentials = parse_options(
-            "mongodb://localhost",
-            username=username,
-            password=password,
-            authsource=database if mechanism in WITH_PASSWORD else "$external",
-            authmechanism=mechanism,
-        ).credentials
-        assert credentials is not None
+    async def _authenticate(self, given: Mapping[str, Any]) -> None:
+        known = {name: value for name, value in given.items() if value is not None}
+        credentials = parse_options("mongodb://localhost", **known).credentials
+        if credentials is None:
+            raise ConfigurationError("authenticate needs a user name: give one")
         await self.aconnect()
         limit = self._client_options.server_selection_timeout
         server = await self._topology.select(False, ReadPreference.NEAREST, limit)

@@ -168,13 +168,19 @@ class Database(Scope):
         )
 
     def authenticate(
-        self, name: str, password: str | None, mechanism: str = "DEFAULT"
+        self,
+        name: str | None,
+        password: str | None,
+        mechanism: str = "DEFAULT",
+        properties: Mapping[str, Any] | None = None,
     ) -> Deferred[None]:
         """
         Log in as a user of this database, on every connection of the client;
         see L{txmongokit.connection.ConnectionPool.authenticate}.
         """
-        logged_in: Deferred[None] = self.client.authenticate(self._name, name, password, mechanism)
+        logged_in: Deferred[None] = self.client.authenticate(
+            self._name, name, password, mechanism, properties
+        )
         return logged_in
 
     # Commands.

@@ -6,6 +6,7 @@ and once more where a server says that a log-in has expired.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import bson
@@ -17,7 +18,7 @@ from pymongo.server_api import ServerApi
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.fakecloud import FakeAgent, FakeResponse, ThreadClock
+from tests.fakecloud import FakeAgent, FakeKerberos, FakeResponse, ThreadClock
 from tests.fakeserver import FakeNetwork
 from tests.spec.test_units import SPECIFICATIONS
 from txmongokit.connection import ConnectionPool
@@ -202,6 +203,117 @@ class LogInTests(ClientTestCase):
         client = self.client("mongodb://u@a/?authMechanism=GSSAPI")
         error = self.fails(client.db.command("ping"), ConfigurationError)
         self.assertIn("package pykerberos", str(error))
+
+
+class RunTimeTests(ClientTestCase):
+    """
+    Another user, by whatever mechanism, while the client is at work.
+    """
+
+    def setUp(self) -> None:
+        """A client that nobody has logged in on."""
+        super().setUp()
+        self.pool = self.client("mongodb://a")
+        self.do(self.pool.db.command("ping"))
+        del self.server.commands[:]
+
+    def logged_in(self, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        """Log in; what the server was told."""
+        self.do(self.pool.authenticate(*args, **options))
+        self.do(self.pool.db.command("ping"))
+        # Once to see whether that goes, and once where it is used.
+        half = (len(self.server.commands) - 1) // 2
+        bodies = [dict(body) for body in self.server.commands]
+        self.assertEqual(self.server.names()[:half], self.server.names()[half:-1])
+        self.assertEqual(self.server.names()[-1], "ping")
+        return bodies[:half]
+
+    def test_token(self) -> None:
+        """MONGODB-OIDC, with a callback, or what an environment gives."""
+        properties = {"OIDC_CALLBACK": self.tokens}
+        (started,) = self.logged_in("db", None, None, "MONGODB-OIDC", properties)
+        wanted = {
+            "saslStart": 1,
+            "mechanism": "MONGODB-OIDC",
+            "payload": bson.encode({"jwt": "t1"}),
+            "$db": "$external",
+        }
+        self.assertEqual(started, wanted)
+        self.assertEqual(self.tokens.given, 1)
+
+    def test_keys(self) -> None:
+        """MONGODB-AWS, with a session token."""
+
+        def answer(body: dict[str, Any]) -> Any:
+            if next(iter(body)) == "saslStart":
+                nonce = bson.decode(body["payload"])["r"]
+                payload = bson.encode({"s": nonce + b"x" * 32, "h": "sts.amazonaws.com"})
+                return {"ok": 1.0, "conversationId": 1, "done": False, "payload": payload}
+            return {"ok": 1.0, "done": True}
+
+        self.server.on_command = answer
+        _, goes_on = self.logged_in(
+            "db", "key", "secret", "MONGODB-AWS", {"AWS_SESSION_TOKEN": "of the session"}
+        )
+        payload = bson.decode(goes_on["payload"])
+        self.assertEqual(payload["t"], "of the session")
+        self.assertIn("Credential=key/", payload["a"])
+
+    def test_certificate(self) -> None:
+        """MONGODB-X509, for whom the certificate names."""
+        self.server.on_command = lambda body: {"ok": 1.0}
+        (started,) = self.logged_in("db", None, None, "MONGODB-X509")
+        wanted = {"authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external"}
+        self.assertEqual(started, wanted)
+
+    def test_kerberos(self) -> None:
+        """GSSAPI, with a service of another name."""
+        library: Any = FakeKerberos()
+        self.patch(sys, "modules", {**sys.modules, "winkerberos": None, "kerberos": library})
+        payloads: list[str] = []
+
+        def answer(body: dict[str, Any]) -> Any:
+            if next(iter(body)) in SASL:
+                payloads.append(body["payload"])
+                done = len(payloads) % 3 == 0
+                library.steps = 0 if done else library.steps
+                payload = "" if done else f"challenge{len(payloads)}"
+                return {"ok": 1.0, "conversationId": 1, "done": done, "payload": payload}
+            return {"ok": 1.0}
+
+        self.server.on_command = answer
+        commands = self.logged_in("db", "u@R", None, "GSSAPI", {"SERVICE_NAME": "other"})
+        self.assertEqual(self.server.names()[:3], ["saslStart", "saslContinue", "saslContinue"])
+        self.assertEqual(commands[0]["mechanism"], "GSSAPI")
+        self.assertEqual({body["$db"] for body in commands}, {"$external"})
+        self.assertEqual(payloads[:3], ["answer1", "answer2", "answer2"])
+        self.assertEqual(library.calls[0], ("init", "other@a", {"gssflags": 2}))
+
+    def test_challenge_response(self) -> None:
+        """MONGODB-CR, of a database's own user."""
+        self.server.on_command = lambda body: (
+            {"ok": 1.0, "nonce": "2375531c32080ae8"} if "getnonce" in body else {"ok": 1.0}
+        )
+        first, second = self.logged_in("db", "user", "pencil", "MONGODB-CR")
+        self.assertEqual(first, {"getnonce": 1, "$db": "db"})
+        self.assertEqual(second["key"], "21742f26431831d5cfca035a08c5bdf6")
+
+    def test_by_database(self) -> None:
+        """A database passes everything on."""
+        properties = {"OIDC_CALLBACK": self.tokens}
+        self.do(self.pool.db.authenticate(None, None, "MONGODB-OIDC", properties))
+        self.assertEqual(self.log_ins, ["t1"])
+
+    def test_refused(self) -> None:
+        """Properties that the mechanism does not know are refused; so is nobody at all."""
+        for args in (
+            ("db", "u", "p", "SCRAM-SHA-256", {"SERVICE_NAME": "x"}),
+            ("db", None, None, "MONGODB-OIDC", {"ENVIRONMENT": "moon"}),
+            ("db", None, None),
+            ("db", None, "p"),
+        ):
+            self.fails(self.pool.authenticate(*args), ConfigurationError)
+        self.assertEqual(self.server.commands, [])
 
 
 _FILE = SPECIFICATIONS / "auth/tests/unified/mongodb-oidc-no-retry.json"

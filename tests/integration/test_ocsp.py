@@ -259,15 +259,6 @@ class MatrixTests(OCSPTestCase):
     certificate says.
     """
 
-    def setUp(self) -> Deferred[None]:
-        """Start the server."""
-
-        def started(deployment: Any) -> None:
-            self.addCleanup(deployment.close)
-            self.backend = deployment.members[0].port
-
-        return deferToThread(standalone).addCallback(started)
-
     def test_with_rsa(self) -> Deferred[None]:
         """Certificates and answers by RSA."""
         return Deferred.fromCoroutine(self.matrix("rsa"))
@@ -278,6 +269,9 @@ class MatrixTests(OCSPTestCase):
 
     async def matrix(self, kind: str) -> None:
         """All permutations, answered by the authority and by a delegate."""
+        deployment = await deferToThread(standalone)
+        self.addCleanup(deployment.close)
+        self.backend = deployment.members[0].port
         for delegated in (False, True):
             await self.columns(kind, delegated)
 
