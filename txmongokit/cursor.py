@@ -712,12 +712,21 @@ class CommandCursor(Generic[DocumentT]):
         return self.deferred().addBoth(callback, *args, **kwargs)
 
     def addCallbacks(
-        self, callback: Callable[..., Any], errback: Callable[..., Any], **kwargs: Any
+        self,
+        callback: Callable[..., Any],
+        errback: Callable[..., Any] | None = None,
+        callbackArgs: tuple[Any, ...] = (),
+        callbackKeywords: Mapping[str, Any] | None = None,
+        errbackArgs: tuple[Any, ...] = (),
+        errbackKeywords: Mapping[str, Any] | None = None,
     ) -> Deferred[Any]:
         """
         L{Deferred.addCallbacks} of L{deferred}.
         """
-        return self.deferred().addCallbacks(callback, errback, **kwargs)
+        keywords = callbackKeywords or {}, errbackKeywords or {}
+        return self.deferred().addCallbacks(
+            callback, errback, callbackArgs, keywords[0], errbackArgs, keywords[1]
+        )
 
 
 class Cursor(CursorCalls, CommandCursor[DocumentT]):

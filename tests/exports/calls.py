@@ -80,7 +80,7 @@ class Question:
             del signature[0]
         self.ours = signature
 
-        self._order_only = name.endswith("__")
+        self._order_only = name.endswith("__") and not name.endswith("__call__")
 
     def _takes_any(self) -> bool:
         return any(each.kind is each.VAR_POSITIONAL for each in self.ours)

@@ -9,8 +9,77 @@ from __future__ import annotations
 
 __all__ = ["DIFFERENCES"]
 
+_POOL_SIZE = (
+    "Without pool_size a pool grows to maxPoolSize, 100: one connection, on which all operations "
+    "queue up, is TxMongo's worst default."
+)
+_NAMED = "Its options are named in its signature: another one is an error, not lost."
+_PINGS = (
+    "Without it servers are watched as heartbeatFrequencyMS and connectTimeoutMS say, by default "
+    "every 10 s and within 20 s."
+)
+_MADE_BY_FIND = "Cursors are made by find(), which takes all of this."
+_NO_DEFERRED = (
+    "A cursor is no Deferred, so that nothing is sent until somebody wants it: deferred() makes "
+    "one, and the calls that add callbacks are there."
+)
+_COROUTINE = "In a generator, yield a cursor; await it elsewhere."
+_CALLED = "Calling what is no method is an error that names the nearest one: write things['sub']."
+_MADE_BY_CLIENT = "Sessions are made by start_session()."
+_SERVER_SESSION = (
+    "Server sessions are the client's own business; none of these did a user any good."
+)
+_PROPERTY = "It is a property, as in PyMongo: leave the parentheses out."
+_NO_WITH = "Closing is a Deferred, which a with statement cannot wait for: use async with."
+_UTILS = "Not for users; timeout= and deadline= are arguments of every operation."
+
+_CURSOR = "txmongo.collection.Cursor"
+_SESSIONS = "txmongo.sessions"
+
+
+def _all(reason: str, prefix: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys((f"{prefix}{name}" for name in names), reason)
+
+
+_SEED = {
+    "txmongo._gridfs.grid_file.GridOut(doc)": (
+        "GridFS.get() makes them; by hand, in order, or by PyMongo's file_document."
+    ),
+    "txmongo.collection.Collection.with_options(kwargs)": _NAMED,
+    "txmongo.connection.ConnectionPool(pool_size)": _POOL_SIZE,
+    "txmongo.connection.MongoConnection(pool_size)": _POOL_SIZE,
+}
+_NEW = {
+    **_SEED,
+    "txmongo.collection.Collection.__call__(collection_name)": _CALLED,
+    "txmongo.database.Database.__call__(database_name)": _CALLED,
+    "txmongo.connection.ConnectionPool(ping_interval)": _PINGS,
+    "txmongo.connection.ConnectionPool(ping_timeout)": _PINGS,
+    **_all(_MADE_BY_FIND, _CURSOR, "(runner)", "(database)", "(options)", "(arguments)"),
+    **_all(_MADE_BY_FIND, _CURSOR, "(projection)", "(skip)", "(modifiers)", "(flags)"),
+    **_all(_MADE_BY_FIND, _CURSOR, "(allow_partial_results)", "(timeout)"),
+    **_all(_NO_DEFERRED, f"{_CURSOR}.", "callback", "callbacks", "called", "debug", "errback"),
+    **_all(_NO_DEFERRED, f"{_CURSOR}.", "fromCoroutine", "fromFuture"),
+    **_all(_NO_DEFERRED, f"{_CURSOR}.", "pause", "paused", "unpause"),
+    f"{_CURSOR}.__iter__": _COROUTINE,
+    "txmongo._gridfs.grid_file.GridIn.__enter__": _NO_WITH,
+    "txmongo._gridfs.grid_file.GridIn.__exit__": _NO_WITH,
+    **_all(_MADE_BY_CLIENT, f"{_SESSIONS}.ClientSession", "(connection)", "(options)"),
+    f"{_SESSIONS}.ClientSession(implicit)": _MADE_BY_CLIENT,
+    f"{_SESSIONS}.ClientSession.in_transaction": _PROPERTY,
+    f"{_SESSIONS}.ServerSession": _SERVER_SESSION,
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.ServerSession.", "create_with_local_id", "is_dirty"),
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.ServerSession.", "inc_transaction_id", "last_use"),
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.ServerSession.", "is_about_to_expire", "mark_dirty"),
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.ServerSession.", "transaction_id", "update_last_use"),
+    f"{_SESSIONS}.TxnState": _SERVER_SESSION,
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.TxnState.", "ABORTED", "COMMITTED", "IN_PROGRESS"),
+    **_all(_SERVER_SESSION, f"{_SESSIONS}.TxnState.", "COMMITTED_EMPTY", "NONE", "STARTING"),
+    **_all(_UTILS, "txmongo.utils.", "check_deadline", "get_err", "timeout"),
+}
+
 DIFFERENCES: dict[str, dict[str, str]] = {
-    "txmongo-15.2.1": {},
-    "txmongo-26.0.0": {},
+    "txmongo-15.2.1": _SEED,
+    "txmongo-26.0.0": _NEW,
     "pymongo-4.20.0": {},
 }

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.exports.introspection import attributes
-from tests.fakes import FakeRunner
-from txmongokit.database import Database
-from txmongokit.gridfs import GridIn, GridOut
+from tests.exports.stand import examples
 
 __all__ = ["MISSING", "find", "load", "place"]
 
@@ -65,18 +63,7 @@ _PACKAGES = {
 }
 
 
-def _examples() -> dict[type, Any]:
-    """Objects of classes whose attributes are those of a file's document."""
-    database = Database(FakeRunner(), "db")
-    document = {
-        **{"_id": 1, "length": 0, "chunkSize": 4, "uploadDate": None, "md5": "", "filename": "a"},
-        **{"contentType": "", "aliases": [], "metadata": {}},
-    }
-    writer = GridIn(database["fs"], filename="a", contentType="")
-    return {GridOut: GridOut(database["fs"], file_document=document), GridIn: writer}
-
-
-_EXAMPLES = _examples()
+_EXAMPLES = examples()
 
 
 def load(surface: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from tests.fakes import FakeRunner, cursor_reply
 from txmongokit import filter as qf
@@ -30,12 +31,12 @@ from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool, MongoClient
 from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
-from txmongokit.gridfs import GridFS, GridFSBucket
+from txmongokit.gridfs import GridFS, GridFSBucket, GridIn, GridOut
 from txmongokit.protocol import Msg, Note
-from txmongokit.sessions import ClientSession, TransactionOptions
+from txmongokit.sessions import ClientSession, SessionOptions, TransactionOptions
 from txmongokit.types import ConnectionInfo
 
-__all__ = ["Stand"]
+__all__ = ["Stand", "examples"]
 
 IDENTIFIER = ObjectId("5f5e1000c0ffee0000000001")
 INFO = ConnectionInfo(("holder", 27017), 2, max_wire_version=29)
@@ -45,6 +46,17 @@ SORT = qf.sort(qf.DESCENDING("c"))
 
 # What an argument is tried with: by its name, by that and the driver, or by the
 # call, too.
+FILE = {
+    "_id": 1,
+    "length": 0,
+    "chunkSize": 4,
+    "uploadDate": None,
+    "md5": "",
+    "filename": "a",
+    "contentType": "",
+    "aliases": [],
+    "metadata": {},
+}
 SAMPLES: dict[str, Any] = {
     "_id": IDENTIFIER,
     "aliases": ["b"],
@@ -206,6 +218,9 @@ _CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
 _DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
 _CURSOR = "pymongo.asynchronous.cursor.AsyncCursor"
 BY_CALL: dict[str, Any] = {
+    "GridOut(doc)": FILE,
+    "GridOut(file_document)": FILE,
+    "SessionOptions(default_transaction_options)": TransactionOptions(max_commit_time_ms=5),
     "Msg(len)": 40,
     "Msg(request_id)": 5,
     "Msg(response_to)": 6,
@@ -239,6 +254,14 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "find_and_modify(remove)": {},
     "bulk_write(verbose_results)": {},
 }
+
+
+def examples() -> dict[type, Any]:
+    """Objects of classes whose attributes are those of a file's document."""
+    root = RecordingPool()["db"]["fs"]
+    writer = GridIn(root, filename="a", contentType="", md5=True)
+    writer.close()
+    return {GridOut: GridOut(root, file_document=FILE), GridIn: writer}
 
 
 class Recorder(FakeRunner):
@@ -342,6 +365,9 @@ class Stand:
             "txmongokit.connection.MongoClient": MongoClient,
             "txmongokit.connection.ConnectionPool": ConnectionPool,
             "txmongokit.protocol.Msg": Msg,
+            "txmongokit.sessions.SessionOptions": SessionOptions,
+            "txmongokit._gridfs.grid_file.GridOut": GridOut,
+            "txmongokit.gridfs.GridOut": GridOut,
         }
         if path in classes:
             made: Callable[..., Any] = classes[path]
@@ -359,6 +385,8 @@ class Stand:
             return self._pool.start_session()
         if name in ("client", "factory", "runner", "connection"):
             return self._pool
+        if name == "root_collection":
+            return self._pool["db"]["fs"]
         if name == "database" and call.rpartition(".")[2] in (
             "Collection",
             "AsyncCollection",
@@ -403,7 +431,7 @@ class Stand:
             result.addBoth(outcome.append)
             self.recorder.clock.advance(0)
             found = outcome[0] if outcome else None
-            error = getattr(found, "value", None)
+            error = found.value if isinstance(found, Failure) else None
             if isinstance(error, TypeError | ValueError | LookupError):
                 raise error
             return "" if error is not None else self._shown(found)
@@ -415,6 +443,10 @@ class Stand:
                 for name in ("codec_options", "read_preference", "write_concern", "read_concern")
             ]
             return f"{result!r} {options}"
+        if isinstance(result, GridOut):
+            return repr(result)
+        if isinstance(result, SessionOptions):
+            return repr(result)
         if isinstance(result, ClientSession):
             return repr(result.options)
         return repr(result) if isinstance(result, str | int | list | dict | tuple) else ""
