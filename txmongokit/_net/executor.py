@@ -35,7 +35,6 @@ from txmongokit._sansio.commands.base import (
     GREETINGS,
     Command,
     CommandOptions,
-    CursorBatch,
     Request,
     RunCommand,
 )
@@ -413,7 +412,7 @@ class Executor:
         service_id = connection.info.service_id
         self._topology.operation_failed(server, error, connection.generation, service_id=service_id)
         if self._pinning is not None:
-            self._pinning.failed(server, connection, call.command, call.session, error)
+            self._pinning.failed(call, error)
 
     def _give_up(self, call: _Call, error: PyMongoError) -> None:
         first = call.first_error
@@ -485,9 +484,8 @@ class Executor:
     async def _acquire(self, call: _Call) -> tuple[Server, PooledConnection]:
         """Wait for a server, then for one of its connections."""
         if self._pinning is not None:
-            kept = self._pinning.kept(call.command, call.session)
+            kept = self._pinning.kept(call)
             if kept is not None:
-                call.server = kept[0]
                 return kept
         call.server = server = await self._selected(call)
         connection = server.pool.try_check_out(call.shareable)
@@ -634,8 +632,7 @@ class Executor:
         if "startTransaction" in body:
             call.opened_transaction = True
             if self._pinning is not None:
-                assert call.server is not None
-                self._pinning.begun(call.server, call.connection, session)
+                self._pinning.begun(call)
         if command.is_write and command.retryable and command.name not in TRANSACTION_ENDING:
             if call.number is None and self._may_retry(call):
                 call.number = session.next_transaction_number()
@@ -690,25 +687,15 @@ class Executor:
     def _read_and_pin(self, call: _Call, raw: bytes) -> Any:
         """What a reply means; its cursor's connection is kept."""
         assert self._pinning is not None
-        left = None
         try:
-            result = left = self._read(call, raw)
-            if isinstance(result, CursorBatch) and result.cursor_id:
-                return result._replace(pinned=True)
-            return result
+            result = self._read(call, raw)
         except PyMongoError as error:
             # Before the connection is given back, which its service's end may close.
             self._tell_failure(call, error)
             # A reply that has an error may leave a cursor of results.
-            left = getattr(call.command, "unsettled", None)
+            self._pinning.replied(call, getattr(call.command, "unsettled", None))
             raise
-        finally:
-            if isinstance(left, CursorBatch):
-                assert call.server is not None
-                assert call.connection is not None
-                self._pinning.replied(
-                    call.server, call.connection, call.command, call.session, left.cursor_id
-                )
+        return self._pinning.replied(call, result)
 
     # Many replies.
 

@@ -8,12 +8,12 @@ cursor, and all of a transaction, use one connection.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from txmongokit._net.balancedpool import BalancedPool, Pin
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
-from txmongokit._sansio.commands.base import Command
+from txmongokit._sansio.commands.base import Command, CursorBatch
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import AutoReconnect, PyMongoError
 from txmongokit.types import format_address
@@ -24,6 +24,17 @@ __all__ = ["Pinning"]
 _CURSOR_GONE = frozenset({43, 175, 237})
 
 
+class Running(Protocol):
+    """
+    An operation on its way, as an executor has it.
+    """
+
+    command: Command[Any]
+    session: SessionState | None
+    server: Server | None
+    connection: PooledConnection | None
+
+
 class Pinning:
     """
     The rules by which an executor pins and unpins.
@@ -32,15 +43,14 @@ class Pinning:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
 
-    def kept(
-        self, command: Command[Any], session: SessionState | None
-    ) -> tuple[Server, PooledConnection] | None:
+    def kept(self, call: Running) -> tuple[Server, PooledConnection] | None:
         """
         The connection that a command must use, checked out once more;
         C{None} where any will do.
 
         @raise AutoReconnect: it was closed.
         """
+        command, session = call.command, call.session
         if session is None:
             return None
         if command.cursor_ids:
@@ -50,8 +60,8 @@ class Pinning:
             address, pin = session.pinned_address, Pin(session.session_id["id"])
         if address is None:
             return None
-        server = self._topology.server(address)
-        connection = _pool(server).pinned(pin)
+        call.server = server = self._topology.server(address)
+        connection = _pool(call).pinned(pin)
         if connection is None:
             what = "transaction" if pin.cursor is None else "cursor"
             raise AutoReconnect(
@@ -59,46 +69,40 @@ class Pinning:
                 "closed: begin anew"
             )
         if command.name == "killCursors":
-            self._unpin_cursors(server, command, session)  # Whatever comes of it.
+            _unpin_cursors(call)  # Whatever comes of it.
         return server, connection
 
-    def begun(self, server: Server, connection: PooledConnection, session: SessionState) -> None:
+    def begun(self, call: Running) -> None:
         """
-        A transaction begins on a connection: keep it until the session lets
-        go of it.
+        A transaction begins: keep its connection until the session lets go of
+        it.
         """
+        session, connection = call.session, call.connection
+        assert session is not None
         assert session.transaction is not None
-        pool, pin = _pool(server), Pin(session.session_id["id"])
+        assert connection is not None
+        pool, pin = _pool(call), Pin(session.session_id["id"])
         pool.pin(pin, connection)
         session.transaction.on_unpinned = partial(pool.unpin, pin)
 
-    def replied(
-        self,
-        server: Server,
-        connection: PooledConnection,
-        command: Command[Any],
-        session: SessionState | None,
-        cursor_id: int,
-    ) -> None:
+    def replied(self, call: Running, result: Any) -> Any:
         """
-        A batch has come: keep the connection for as long as there is more to
-        fetch.
-        """
-        if session is None:
-            return
-        if cursor_id:
-            _pool(server).pin(Pin(session.session_id["id"], cursor_id), connection)
-        else:
-            self._unpin_cursors(server, command, session)
+        A reply has come: keep its cursor's connection for as long as there is
+        more to fetch.
 
-    def failed(
-        self,
-        server: Server,
-        connection: PooledConnection,
-        command: Command[Any],
-        session: SessionState | None,
-        error: PyMongoError,
-    ) -> None:
+        @return: the result, which tells of that.
+        """
+        session, connection = call.session, call.connection
+        if not isinstance(result, CursorBatch) or session is None:
+            return result
+        if not result.cursor_id:
+            _unpin_cursors(call)
+            return result
+        assert connection is not None
+        _pool(call).pin(Pin(session.session_id["id"], result.cursor_id), connection)
+        return result._replace(pinned=True)
+
+    def failed(self, call: Running, error: PyMongoError) -> None:
         """
         A command failed: keep no connection for a cursor that is gone.
 
@@ -106,24 +110,30 @@ class Pinning:
         balancers specification), which gives an implicit session back; an
         explicit one would keep it for longer.
         """
+        session, connection = call.session, call.connection
         if session is None:
             return
+        assert connection is not None
         gone = getattr(error, "code", None) in _CURSOR_GONE
         if gone or (session.explicit and connection.protocol.closed):
-            self._unpin_cursors(server, command, session)
+            _unpin_cursors(call)
 
     def ended(self, session_id: bytes) -> None:
         """
         A session is given back: nothing is kept for it any longer.
         """
         for server in self._topology.servers():
-            _pool(server).unpin_all(session_id)
-
-    def _unpin_cursors(self, server: Server, command: Command[Any], session: SessionState) -> None:
-        for cursor_id in command.cursor_ids:
-            _pool(server).unpin(Pin(session.session_id["id"], cursor_id))
+            assert isinstance(server.pool, BalancedPool)
+            server.pool.unpin_all(session_id)
 
 
-def _pool(server: Server) -> BalancedPool:
-    assert isinstance(server.pool, BalancedPool)
-    return server.pool
+def _pool(call: Running) -> BalancedPool:
+    assert call.server is not None
+    assert isinstance(call.server.pool, BalancedPool)
+    return call.server.pool
+
+
+def _unpin_cursors(call: Running) -> None:
+    assert call.session is not None
+    for cursor_id in call.command.cursor_ids:
+        _pool(call).unpin(Pin(call.session.session_id["id"], cursor_id))
