@@ -27,6 +27,7 @@ _SECONDS = 120
 _BLOCKS = {
     "authentication": 4,
     "connecting": 5,
+    "load-balancers": 3,
     "migrating": 1,
     "pool": 1,
     "proxies-and-tracing": 3,
@@ -104,6 +105,12 @@ class CodeBlockTests(SynchronousTestCase):
         The connections of the how-to guide can be made.
         """
         self.runs("connecting")
+
+    def test_load_balancers(self) -> None:
+        """
+        Clients of mongos and load balancers can be made, as far as that needs none.
+        """
+        self.runs("load-balancers")
 
     def test_authentication(self) -> None:
         """
