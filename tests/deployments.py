@@ -19,7 +19,7 @@ from txmongokit.connection import ConnectionPool
 from txmongokit.errors import PyMongoError
 from txmongokit.testing import Credentials, Deployment, replica_set, standalone
 
-__all__ = ["Commands", "SharedTestCase", "shared_secure", "shared_set"]
+__all__ = ["Commands", "SharedTestCase", "server_version", "shared_secure", "shared_set"]
 
 
 @cache
@@ -45,6 +45,12 @@ def shared_secure() -> Deployment:
                 "createUser", name, pwd="pw", roles=["root"], mechanisms=[mechanism]
             )
     return deployment
+
+
+def server_version(deployment: Deployment) -> tuple[int, ...]:
+    """What the servers of a deployment are, as C{(6, 0, 5, 0)}."""
+    with deployment.client() as client:
+        return tuple(client.server_info()["versionArray"])
 
 
 class Commands(CommandListener):

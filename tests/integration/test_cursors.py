@@ -258,7 +258,11 @@ class ChangeStreamTests(CursorCase):
             self.assertEqual(seen, [1, 2, 3, 4])
             before = again.resume_token
             await self.pool["db"]["other"].insert_one({})
-            await again.try_next()
+            # Before 5.0 it does not move with the first empty batch.
+            for _ in range(100):
+                await again.try_next()
+                if again.resume_token != before:
+                    break
             self.assertNotEqual(again.resume_token, before)
 
     @live

@@ -32,7 +32,11 @@ class FaultTests(TestCase):
         self.set = replica_set(members=3)
         self.addCleanup(self.set.close)
         self.network = Partition()
-        self.pool = ConnectionPool(self.set.uri, endpoint_factory=self.network.endpoint)
+        # A write that a majority has not got may be rolled back; before 5.0
+        # that must be asked for.
+        self.pool = ConnectionPool(
+            self.set.uri, endpoint_factory=self.network.endpoint, w="majority"
+        )
         self.addCleanup(self.pool.disconnect)
         self.acknowledged: list[ObjectId] = []
         self.reads = 0

@@ -15,6 +15,7 @@ from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from tests.deployments import server_version
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     BulkWriteError,
@@ -38,6 +39,7 @@ class OperationTests(TestCase):
         deployment = replica_set(1)
         deployment.__enter__()
         self.addCleanup(deployment.__exit__, None, None, None)
+        self.version = server_version(deployment)
         self.pool = ConnectionPool(deployment.uri)
         self.addCleanup(self.pool.disconnect)
         self.things = self.pool["db"]["things"]
@@ -62,7 +64,9 @@ class OperationTests(TestCase):
                 "function (key, values) { return Array.sum(values); }",
             )
         self.assertEqual(sorted(each["value"] for each in summed), [10, 10, 10])
-        self.assertEqual(await things.estimated_document_count(comment={"why": 1}), 30)
+        # Count knows comments of any type since 5.0.
+        comment = {"why": 1} if self.version >= (5, 0) else None
+        self.assertEqual(await things.estimated_document_count(comment=comment), 30)
         self.assertEqual(await things.count_documents({}, limit=7, raw_data=True), 7)
         self.assertEqual(sorted(await things.distinct("a", {"a": {"$gt": 0}})), [1, 2])
         nearby = things.with_options(read_preference=ReadPreference.NEAREST)
@@ -82,14 +86,27 @@ class OperationTests(TestCase):
         with self.assertRaises(CollectionInvalid):
             await db.create_collection("log", check_exists=True)
         await db.create_collection("view", viewOn="log", pipeline=[{"$project": {"a": 1}}])
-        await db.create_collection("clustered", clusteredIndex={"key": {"_id": 1}, "unique": True})
-        await db.create_collection("weather", timeseries={"timeField": "t"}, expireAfterSeconds=90)
-        await db.create_collection("images", changeStreamPreAndPostImages={"enabled": True})
-        self.assertLessEqual(
-            {"log", "view", "clustered", "weather"}, set(await db.list_collection_names())
-        )
+        newer: dict[tuple[int, int], dict[str, dict[str, Any]]] = {
+            (5, 0): {"weather": {"timeseries": {"timeField": "t"}, "expireAfterSeconds": 90}},
+            (6, 0): {
+                "clustered": {"clusteredIndex": {"key": {"_id": 1}, "unique": True}},
+                "images": {"changeStreamPreAndPostImages": {"enabled": True}},
+            },
+        }
+        made = {"log", "view"}
+        for since, collections in newer.items():
+            for name, options in collections.items():
+                if self.version >= since:
+                    await db.create_collection(name, **options)
+                    made.add(name)
+                else:
+                    # An option that the server does not know reaches it.
+                    with self.assertRaises(OperationFailure):
+                        await db.create_collection(name, **options)
+        self.assertLessEqual(made, set(await db.list_collection_names()))
         self.assertIs((await db.log.options())["capped"], True)
-        await db.modify_collection("weather", expireAfterSeconds=60)
+        if "weather" in made:
+            await db.modify_collection("weather", expireAfterSeconds=60)
         self.assertTrue((await db.validate_collection("log"))["valid"])
         self.assertEqual(await db["nothing"].list_indexes(), [])
         names = await self.things.create_index("a", unique=True, commit_quorum=1, maxTimeMS=5000)
@@ -115,11 +132,11 @@ class OperationTests(TestCase):
         await things.insert_one(RawBSONDocument(bytes.fromhex("0e000000105f6964000100000000")))
         await things.update_one(
             {"_id": 1},
-            [{"$set": {"a": "$$x"}}],
-            let={"x": 5},
+            [{"$set": {"a": "$$x" if self.version >= (5, 0) else 5}}],
             hint="_id_",
             comment=["any", "type"],
             bypass_document_validation=True,
+            **({"let": {"x": 5}} if self.version >= (5, 0) else {}),
         )
         after = await things.find_one_and_update(
             {"_id": 1}, {"$inc": {"a": 1}}, ["a"], return_document=True, max_time_ms=5000

@@ -131,7 +131,8 @@ class EqualityTests(SynchronousTestCase):
         source.update_one({"_id": 0}, {"$set": {"b.7": "far"}})
         # Names that an ordinary path cannot reach.
         awkward = {"": 1, "$b": {"$c": 1, "d.e": 1, "keep": 1}, "f.g": {"h": [1, 2, {"$i": 1}]}}
-        for _ in range(30):
+        # Before 5.0 none of these can be written.
+        for _ in range(30 if self.dialects()[0].dollar_names else 0):
             source.update_one(
                 {"_id": 1}, [{"$set": {"awkward": {"$literal": awkward | {"pad": "q" * 300}}}}]
             )
@@ -219,7 +220,9 @@ class EqualityTests(SynchronousTestCase):
                     {"update": "c", "updates": [RawBSONDocument(made.statement)]}
                 )
                 self.assertNotIn("writeErrors", reply)
-        self.assertGreater(len(entries), 50)
+        # Before 5.0 no oplog has diffs.
+        if self.dialects()[0].dollar_names:
+            self.assertGreater(len(entries), 50)
 
     def test_dollar_name_first(self) -> None:
         """

@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.deployments import server_version
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     DuplicateKeyError,
@@ -63,7 +64,8 @@ class TransactionTests(TestCase):
         await self.refused()
         await self.contexts()
         await self.causal()
-        await self.snapshots()
+        if await deferToThread(server_version, self.deployment) >= (5, 0):
+            await self.snapshots()
         await self.bound()
 
     async def committed(self) -> None:

@@ -495,9 +495,9 @@ class InterfaceTests(TestCase):
         """11: TxMongo does nothing, quietly, where a method's name is mistyped or was removed."""
         pool = ConnectionPool("mongodb://127.0.0.1:1", reactor=object())
         with self.assertRaisesRegex(TypeError, "insert_one"):
-            self.things.insert({"x": 1})
+            self.things.insert_on({"x": 1})
         for mistyped in (
-            lambda: self.things.save({"x": 1}),
+            lambda: self.things.sav({"x": 1}),
             lambda: self.things.updateOne({}, {}),
             self.database.colection_names,
             pool.disconect,
