@@ -91,7 +91,7 @@ def parameters(function: Any, skip: int) -> list[list[str | None]]:
     """
     Name, kind and default of each parameter but the first ones.
     """
-    found = []
+    found: list[list[str | None]] = []
     # TxMongo's decorator: it takes two more options and passes on a private one.
     timed = getattr(getattr(function, "__code__", None), "co_name", "") == "_timeout"
     kinds = list(inspect.signature(function).parameters.values())[skip:]
@@ -101,7 +101,9 @@ def parameters(function: Any, skip: int) -> list[list[str | None]]:
         default = None if each.default is each.empty else literal(each.default)
         found.append([each.name, each.kind.name.lower(), default])
     if timed:
-        more = [[name, "keyword_only", "None"] for name in ("timeout", "deadline")]
+        more: list[list[str | None]] = [
+            [name, "keyword_only", "None"] for name in ("timeout", "deadline")
+        ]
         found = (
             [each for each in found if each[1] != "var_keyword"]
             + more
@@ -149,9 +151,9 @@ def attributes(cls: type) -> set[str]:
 def describe_class(path: str, cls: type) -> dict[str, Any]:
     """A class and its members."""
     names: dict[str, Any] = {}
-    made = {"kind": "exception" if issubclass(cls, BaseException) else "class"}
+    made: dict[str, Any] = {"kind": "exception" if issubclass(cls, BaseException) else "class"}
     if "__init__" in vars(cls) or any("__init__" in vars(base) for base in ours(cls)):
-        made["parameters"] = parameters(cls.__init__, 1)
+        made["parameters"] = parameters(inspect.getattr_static(cls, "__init__"), 1)
     elif hasattr(cls, "_fields"):
         made["parameters"] = parameters(cls.__new__, 1)
     names[path] = made

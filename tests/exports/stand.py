@@ -5,6 +5,7 @@ A client that records instead of sending, and values for every argument.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import bson
@@ -14,6 +15,7 @@ from bson.dbref import DBRef
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 from pymongo import CursorType, InsertOne, UpdateOne
+from pymongo.client_session import TransactionOptions  # type: ignore[attr-defined]  # documented
 from pymongo.collation import Collation
 from pymongo.driver_info import DriverInfo
 from pymongo.operations import IndexModel, SearchIndexModel
@@ -33,7 +35,7 @@ from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
 from txmongokit.gridfs import GridFS, GridFSBucket, GridIn, GridOut
 from txmongokit.protocol import Msg, Note
-from txmongokit.sessions import ClientSession, SessionOptions, TransactionOptions
+from txmongokit.sessions import ClientSession, SessionOptions
 from txmongokit.types import ConnectionInfo
 
 __all__ = ["Stand", "examples"]
@@ -46,7 +48,7 @@ SORT = qf.sort(qf.DESCENDING("c"))
 
 # What an argument is tried with: by its name, by that and the driver, or by the
 # call, too.
-FILE = {
+FILE: dict[str, Any] = {
     "_id": 1,
     "length": 0,
     "chunkSize": 4,
@@ -313,10 +315,12 @@ class RecordingPool(MongoClient):
         super().__init__("mongodb://holder", reactor=MemoryReactorClock(), **options)
         self._recorder = Recorder()
 
-    @property
-    def recorder(self) -> Recorder:
-        """What has it all."""
-        return self._recorder
+    def record(self, recorder: Recorder) -> None:
+        """Have another keep it all from now on."""
+        self._recorder = recorder
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Never: nothing is left anywhere."""
 
     def run(self, command: Any, session: Any = None) -> Deferred[Any]:
         """Recorded."""
@@ -325,6 +329,11 @@ class RecordingPool(MongoClient):
     def stream(self, command: Any, session: Any, on_result: Any) -> Deferred[None]:
         """Recorded."""
         return self._recorder.stream(command, session, on_result)
+
+
+@cache
+def _pool() -> RecordingPool:
+    return RecordingPool()
 
 
 class Stand:
@@ -336,8 +345,9 @@ class Stand:
 
     def __init__(self, surface: str) -> None:
         self._surface = surface
-        self._pool = RecordingPool()
-        self.recorder = self._pool.recorder
+        self._pool = _pool()
+        self.recorder = Recorder()
+        self._pool.record(self.recorder)
 
     def subject(self, path: str) -> Callable[..., Any]:
         """
