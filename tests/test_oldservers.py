@@ -5,6 +5,7 @@ difference.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import bson
@@ -26,6 +27,11 @@ from txmongokit.errors import (
 )
 
 DOCUMENTS = [{"_id": number} for number in range(5)]
+
+
+def _always(reply: m.OpReply, message: m.Message) -> m.OpReply:
+    """A server with one answer."""
+    return reply
 
 
 class OldServerCase(SynchronousTestCase):
@@ -254,7 +260,7 @@ class VersionTests(OldServerCase):
                 retryReads=False,
             )
             self.addCleanup(self.network.end, pool)
-            self.server.on_message = lambda message, reply=reply: reply
+            self.server.on_message = partial(_always, reply)
             self.error(pool["db"]["things"].find({}), kind)
         self.start(3)
         cursor = self.things.find({})

@@ -233,7 +233,11 @@ class OptionTests(SynchronousTestCase):
     def test_known(self) -> None:
         """What a server knows is sent."""
         exchange = QueryExchange(wire_version=MIDDLE)
-        fields = {"find": "c", "collation": {"locale": "de"}, "readConcern": {"level": "local"}}
+        fields: dict[str, Any] = {
+            "find": "c",
+            "collation": {"locale": "de"},
+            "readConcern": {"level": "local"},
+        }
         self.assertEqual(bson.decode(query(exchange, **fields).query), fields)
         exchange = QueryExchange(wire_version=4)
         fields = {"find": "c", "hint": "a_1"}

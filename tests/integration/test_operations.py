@@ -130,13 +130,14 @@ class OperationTests(TestCase):
         """See L{test_writing}."""
         things = self.things
         await things.insert_one(RawBSONDocument(bytes.fromhex("0e000000105f6964000100000000")))
+        newer: dict[str, Any] = {"let": {"x": 5}} if self.version >= (5, 0) else {}
         await things.update_one(
             {"_id": 1},
-            [{"$set": {"a": "$$x" if self.version >= (5, 0) else 5}}],
+            [{"$set": {"a": "$$x" if newer else 5}}],
             hint="_id_",
             comment=["any", "type"],
             bypass_document_validation=True,
-            **({"let": {"x": 5}} if self.version >= (5, 0) else {}),
+            **newer,
         )
         after = await things.find_one_and_update(
             {"_id": 1}, {"$inc": {"a": 1}}, ["a"], return_document=True, max_time_ms=5000

@@ -348,7 +348,7 @@ class QueryExchange(Exchange):
 
 def _encoded(document: Mapping[str, Any]) -> bytes:
     if isinstance(document, RawBSONDocument):
-        return document.raw
+        return bytes(document.raw)
     return bson.encode(document, codec_options=_SHALLOW)
 
 
