@@ -4,6 +4,7 @@ What L{txmongokit._net.executor} does with sessions, through a client in memory.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from bson.timestamp import Timestamp
@@ -11,7 +12,9 @@ from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 
 from tests._net.test_executor import ExecutorTestCase, found
-from txmongokit.errors import ConfigurationError, InvalidOperation
+from tests.fakeserver import FakeServer, refusal
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import ConfigurationError, InvalidOperation, WriteConcernError
 from txmongokit.sessions import ClientSession
 
 
@@ -31,6 +34,41 @@ class ExecutorSessionTests(ExecutorTestCase):
             self.do(operation)
         self.assertEqual(len({bytes(body["lsid"]["id"]) for body in self.server.commands}), 1)
         self.assertEqual(len(self.server.commands), 4)
+
+    def test_unknown_mongos(self) -> None:
+        """A transaction waits for its mongos, and goes to no other, while it is not known."""
+        routers = [self.network.add(host) for host in ("r", "s")]
+        client = ConnectionPool(
+            "mongodb://r,s/",
+            reactor=self.network.clock,
+            endpoint_factory=self.network.endpoint,
+            serverSelectionTimeoutMS=10_000,
+        )
+        self.addCleanup(self.network.end, client)
+
+        def shut_down(router: FakeServer, body: dict[str, Any]) -> dict[str, Any]:
+            router.on_hello = lambda body: refusal()
+            unsettled = {"code": 91, "errmsg": "shutting down"}
+            return {"ok": 1.0, "n": 1, "writeConcernError": unsettled}
+
+        for router in routers:
+            router.hello = {"msg": "isdbgrid"}
+            router.on_command = partial(shut_down, router)
+        session = client.start_session()
+        session.start_transaction()
+        insert = client["db"]["things"].insert_one({}, session=session)
+        self.network.advance(1.0)
+        self.failureResultOf(insert, WriteConcernError)
+        (pinned,) = [router for router in routers if router.names() == ["insert"]]
+        pinned.on_command = lambda body: {"ok": 1.0}
+        abort = session.abort_transaction()
+        self.network.advance(2.0)
+        self.assertNoResult(abort)
+        pinned.on_hello = None
+        self.network.advance(2.0)
+        self.successResultOf(abort)
+        self.assertEqual(pinned.names(), ["insert", "abortTransaction"])
+        self.assertEqual(sum(len(router.commands) for router in routers), 2)
 
     def test_bound(self) -> None:
         """Single commands, cursors and bulk writes take the bound session."""

@@ -225,6 +225,28 @@ class TopologyTests(TopologyTestCase):
         self.network.flush()
         self.assertEqual((direct.single_secondary, whole.single_secondary), (True, False))
 
+    def test_at_an_address(self) -> None:
+        """One server is waited for where nobody else will do."""
+        self.network.replica_set("a", "b")
+        topology = self.topology("mongodb://a,b/?replicaSet=rs")
+        server = topology.select_at(("b", 27017), 5.0)
+        self.assertNoResult(server)
+        self.network.advance(1.0)
+        found = self.successResultOf(server)
+        self.assertEqual(found.address, ("b", 27017))
+        self.assertIs(self.successResultOf(topology.select_at(("b", 27017), 5.0)), found)
+        self.failureResultOf(topology.select_at(("c", 27017), 5.0), AutoReconnect)
+
+    def test_nobody_at_an_address(self) -> None:
+        """It is waited for as long as one wants to, and the error names it."""
+        self.network.replica_set("a", "b")
+        self.network.servers["b", 27017].refuses = refusal()
+        topology = self.topology("mongodb://a,b/?replicaSet=rs")
+        server = topology.select_at(("b", 27017), 3.0)
+        self.network.advance(4.0)
+        error = self.failureResultOf(server, ServerSelectionTimeoutError).value
+        self.assertIn("no answer from b:27017 within 3 s", str(error))
+
 
 class FakeNames:
     """Name servers that know one service."""

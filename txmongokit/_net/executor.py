@@ -488,6 +488,10 @@ class Executor:
             if kept is not None:
                 return kept
         call.server = server = await self._selected(call)
+        session = call.session
+        if session is not None and session.pinned_address and not server.pool.ready:
+            # Its mongos has the transaction, and may soon be known again.
+            await self._topology.select_at(server.address, self._selection_limit(call))
         connection = server.pool.try_check_out(call.shareable)
         if connection is None:
             limit = self._remaining(call, self._options.wait_queue_timeout)
@@ -495,10 +499,13 @@ class Executor:
         assert connection is not None
         return server, connection
 
+    def _selection_limit(self, call: _Call) -> float:
+        limit = self._options.server_selection_timeout
+        return min(limit, self._remaining(call, limit) or 0.0)
+
     async def _selected(self, call: _Call) -> Server:
         observer = self._observer
-        limit = self._options.server_selection_timeout
-        limit = min(limit, self._remaining(call, limit) or 0.0)
+        limit = self._selection_limit(call)
         if not observer.selections:
             server = self._select_now(call)
             if server is not None:

@@ -77,6 +77,7 @@ class _Wish(NamedTuple):
     writable: bool
     read_preference: Any
     deprioritized: tuple[Address, ...]
+    address: Address | None = None
 
 
 class Topology:
@@ -307,7 +308,30 @@ class Topology:
             return fail()
         if server is not None:
             return succeed(server)
-        wish = _Wish(writable, read_preference, deprioritized)
+        return self._wait(_Wish(writable, read_preference, deprioritized), timeout)
+
+    def select_at(self, address: Address, timeout: float) -> Deferred[Server]:
+        """
+        The server at an address, as soon as it is known.
+
+        @param timeout: seconds to wait at the most.
+
+        @return: fails as L{select} does, and with L{AutoReconnect} where it is
+            not part of the deployment any more.  Cancelling leaves the queue.
+        """
+        try:
+            server = self._known(address)
+        except PyMongoError:
+            return fail()
+        if server is not None:
+            return succeed(server)
+        return self._wait(_Wish(True, _PRIMARY, (), address), timeout)
+
+    def _known(self, address: Address) -> Server | None:
+        server = self.server(address)
+        return server if server.pool.ready else None
+
+    def _wait(self, wish: _Wish, timeout: float) -> Deferred[Server]:
         waiting = self._waiters.join(timeout, partial(self._too_late, wish, timeout), wish)
         for each in self._servers.values():
             each.monitor.request_check()
@@ -339,7 +363,7 @@ class Topology:
     def _too_late(self, wish: _Wish, timeout: float) -> ServerSelectionTimeoutError:
         what = f"a server for {wish.read_preference}"
         if wish.writable or wish.read_preference == _PRIMARY:
-            what = "a primary"
+            what = "a primary" if wish.address is None else format_address(wish.address)
         return ServerSelectionTimeoutError(
             f"no answer from {what} within {timeout:g} s: {selection_error(self.description, what)}"
         )
@@ -471,8 +495,12 @@ class Topology:
 
     def _serve(self) -> None:
         for waiting in self._waiters:
+            wish = waiting.wants
             try:
-                server = self.select_now(*waiting.wants)
+                if wish.address is None:
+                    server = self.select_now(*wish[:3])
+                else:
+                    server = self._known(wish.address)
             except PyMongoError:
                 if self._waiters.leave(waiting):
                     waiting.deferred.errback()
