@@ -147,6 +147,7 @@ class ConnectionPool(Deployment):
         client_options = parse_options(uri, **kwargs)
         self._uri = uri
         self._lent: Deferred[MongoProtocol] | None = None
+        self._lent_ones: list[MongoProtocol] = []
         self._ssl_context_factory = ssl_context_factory
         self._client_options = client_options
         self._reactor = reactor
@@ -464,10 +465,12 @@ class ConnectionPool(Deployment):
         lent.init_from_hello_response(connection.hello)
         lent.when_lost(self._forget_lent)
         connection.hand_over(lent)
+        self._lent_ones.append(lent)
         return lent
 
     def _forget_lent(self) -> None:
         self._lent = None
+        self._lent_ones.clear()
 
     def _not_lent(self, failure: Failure) -> Failure:
         self._lent = None
@@ -477,10 +480,7 @@ class ConnectionPool(Deployment):
         """
         The connections that L{getprotocol} has given and that are open.
         """
-        found: list[MongoProtocol] = []
-        if self._lent is not None and self._lent.called:
-            shared(self._lent).addCallbacks(found.append, lambda failure: None)
-        return found
+        return list(self._lent_ones)
 
     def aconnect(self) -> Deferred[None]:
         """
