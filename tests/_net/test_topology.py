@@ -7,6 +7,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo.read_preferences import ReadPreference
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -317,6 +318,17 @@ class SrvTests(TopologyTestCase):
         self.network.advance(300.0, 10.0)
         self.assertEqual(names.asked, 1)
         self.assertEqual(len(server.hellos), 1)
+        batch = {"id": Int64(7), "ns": "db.things", "firstBatch": [{}]}
+        server.on_command = lambda body: {"ok": 1.0, "cursor": batch}
+        cursor = client["db"]["things"].find(batch_size=1)
+        first = cursor.next()
+        self.network.flush()
+        self.assertEqual(self.successResultOf(first), {})
+        (balancer,) = client._topology.servers()
+        self.assertEqual(balancer.pool.statistics().in_use, 1)
+        cursor.close()
+        self.network.flush()
+        self.assertEqual(balancer.pool.statistics().in_use, 0)
 
     def test_load_balancers(self) -> None:
         """One host only may be behind a TXT record's load balancer."""

@@ -250,7 +250,8 @@ class SessionState:
         retried transactions; C{None} for the client's.
     @ivar deadline: when every command in it must have ended, in the runner's
         seconds, or C{None}.
-    @ivar pinned_address: the mongos that has its transaction.
+    @ivar pinned_address: the mongos that has its transaction, or the load
+        balancer through which one has it.
     @ivar trace: is told of its transactions by C{started()} and, where no
         command ends one, C{ended()}; C{None} where nobody is.
     """
