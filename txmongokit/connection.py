@@ -174,7 +174,6 @@ class ConnectionPool(Deployment):
         self._executor = Executor(
             reactor, client_options, self._topology, self._sessions, observer, random
         )
-        self._topology.on_balanced = self._executor.balance
         self.options = CommandOptions(
             codec_options=client_options.codec_options,
             read_preference=client_options.read_preference,
