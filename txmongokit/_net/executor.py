@@ -105,6 +105,7 @@ class Executor:
         # Both are otherwise where a load balancer chooses the server: see balance.
         self._pinning: Pinning | None = None
         self._result: Callable[[_Call, bytes], Any] = self._read
+        topology.on_balanced = self.balance
 
     def balance(self) -> None:
         """
