@@ -7,13 +7,20 @@ from __future__ import annotations
 from typing import Any
 
 from bson.code import Code
+from bson.codec_options import CodecOptions
+from OpenSSL import SSL
+from pymongo.write_concern import WriteConcern
+from twisted.internet import ssl
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.trial.unittest import TestCase
 
+from tests.deployments import shared_secure
 from txmongokit import filter as qf
 from txmongokit import types
+from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
-from txmongokit.errors import DuplicateKeyError
+from txmongokit.database import Database
+from txmongokit.errors import DuplicateKeyError, PyMongoError, TimeExceeded
 from txmongokit.testing import standalone
 
 
@@ -116,3 +123,91 @@ class LegacyTests(TestCase):
         await self.pool.db.fs.chunks.insert_one(chunk)
         await self.pool.db.fs.chunks.create_index([("files_id", 1), ("n", 1)])
         self.assertEqual(await self.pool.db.fs.filemd5(1), "900150983cd24fb0d6963f7d28e17f72")
+
+
+class NamesTests(TestCase):
+    """
+    What TxMongo's documentation shows, and its less common calls.
+    """
+
+    timeout = 60
+
+    @inlineCallbacks
+    def test_tls_example(self) -> Any:
+        """
+        The documentation's example: a server's context factory, which verifies
+        nobody, is taken with a warning.
+        """
+        deployment = shared_secure()
+        own = deployment.client_certificate_file
+        assert own is not None
+
+        class ServerTLSContext(ssl.DefaultOpenSSLContextFactory):
+            def __init__(self, *args: Any, **kw: Any) -> None:
+                kw["sslmethod"] = SSL.TLS_METHOD
+                ssl.DefaultOpenSSLContextFactory.__init__(self, *args, **kw)
+
+        tls_ctx = ServerTLSContext(privateKeyFileName=own, certificateFileName=own)
+        mongodb_uri = deployment.uri.partition("?")[0] + "?authSource=admin"
+        mongo = yield ConnectionPool(mongodb_uri, ssl_context_factory=tls_ctx)
+        self.addCleanup(mongo.disconnect)
+        self.assertIs(mongo.ssl_context_factory, tls_ctx)
+        foo = mongo.foo  # `foo` database
+        test = foo.test  # `test` collection
+        docs = yield test.find(limit=10)
+        self.assertEqual(list(docs), [])
+        (warned,) = self.flushWarnings()
+        self.assertIn("does not verify", warned["message"])
+
+    @inlineCallbacks
+    def test_names(self) -> Any:
+        """Constructors, databases and collections take what either generation gave them."""
+        deployment = standalone()
+        self.addCleanup(deployment.close)
+        host = deployment.uri.partition("://")[2].partition("/")[0]
+        pool = ConnectionPool(host, 2, None, 1.0, 5.0)
+        self.addCleanup(pool.disconnect)
+        self.assertEqual((pool.ping_interval, pool.ping_timeout), (1.0, 5.0))
+        database = Database(pool, "db", WriteConcern(w=1), CodecOptions(tz_aware=True))
+        self.assertEqual((database.write_concern.document, database.connection), ({"w": 1}, pool))
+        things = Collection(database, "things", WriteConcern(j=True))
+        self.assertEqual(things.write_concern.document, {"j": True})
+        self.assertTrue(things.codec_options.tz_aware)
+        self.assertIs(things.connection, pool)
+        capped = yield database.create_collection("log", {"capped": True, "size": 4096})
+        self.assertTrue((yield capped.options())["capped"])
+        yield things.insert_many([{"_id": number} for number in range(5)])
+        names = yield database.collection_names()
+        self.assertEqual(sorted(names), ["log", "things"])
+        pipeline = [{"$match": {"_id": {"$gt": 1}}}]
+        self.assertEqual(len((yield things.aggregate(pipeline))), 3)
+        reply = yield things.aggregate(pipeline, True, 2)
+        self.assertEqual([each["_id"] for each in reply["result"]], [2, 3, 4])
+        self.assertEqual(reply["ok"], 1)
+        let = {"least": 3}
+        yield things.delete_many({"$expr": {"$gte": ["$_id", "$$least"]}}, let)
+        self.assertEqual((yield things.count_documents({})), 3)
+        self.assertEqual((yield pool.command("db", {"count": "things"}))["n"], 3)
+        cursor = things.find().sort(sort=qf.sort(qf.DESCENDING("_id"))).timeout(20)
+        self.assertEqual((yield cursor.next_batch(timeout=10))[0], {"_id": 2})
+        self.assertIs(cursor.collection, things)
+        self.assertTrue(cursor.exhausted)
+        yield things.drop_index("nothing_1").addErrback(
+            lambda failure: self.assertEqual(failure.value.code, 27)
+        )
+        self.flushWarnings()
+
+    @inlineCallbacks
+    def test_time_exceeded(self) -> Any:
+        """Who catches TxMongo's error of time gets it, and it is PyMongo's, too."""
+        deployment = standalone()
+        self.addCleanup(deployment.close)
+        pool = ConnectionPool(deployment.uri)
+        self.addCleanup(pool.disconnect)
+        things = pool.db.things
+        yield things.insert_one({"_id": 1})
+        slow = {"$where": "sleep(3000) || true"}
+        with self.assertRaises(TimeExceeded) as caught:
+            yield things.find_one(slow, timeout=0.3)
+        self.assertIsInstance(caught.exception, PyMongoError)
+        self.assertTrue(caught.exception.timeout)
