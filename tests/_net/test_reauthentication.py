@@ -50,6 +50,30 @@ class Tokens(OIDCCallback):
         return OIDCCallbackResult(f"t{self.given}")
 
 
+class Human(OIDCCallback):
+    """
+    Logs in by hand.
+
+    @ivar results: what comes of that, instead of tokens.
+    @ivar refreshes: whether there are tokens for refreshing.
+    """
+
+    refreshes = True
+
+    def __init__(self) -> None:
+        self.contexts: list[OIDCCallbackContext] = []
+        self.results: list[Any] = []
+
+    def fetch(self, context: OIDCCallbackContext) -> Any:
+        """Give a token."""
+        self.contexts.append(context)
+        if self.results:
+            return self.results.pop(0)
+        number = len(self.contexts)
+        refresh = f"r{number}" if self.refreshes else None
+        return OIDCCallbackResult(f"t{number}", refresh_token=refresh)
+
+
 class ClientTestCase(SynchronousTestCase):
     """
     A client that logs in, and its server.
@@ -414,6 +438,144 @@ class SpecificationTests(ClientTestCase):
                 for kind, what in event.items()
             ]
             self.assertEqual(observer.seen, names, case["description"])
+
+
+class HumanProseTests(SpecificationTests):
+    """
+    The prose tests of the human flow (C{mongodb-oidc.md}), on a scripted
+    server with fail points.
+    """
+
+    def setUp(self) -> None:
+        """A human, whose tokens the server takes."""
+        super().setUp()
+        self.human = Human()
+        self.left = 0
+        greet, usual = self.server.on_hello, self.server.on_command
+        assert greet is not None
+        assert usual is not None
+
+        def answer(body: dict[str, Any]) -> Any:
+            name = next(iter(body))
+            if self.left and name in self.point.get("failCommands", ()):
+                self.left -= 1
+                if self.point.get("closeConnection"):
+                    return ConnectionError("closed")
+                return {"ok": 0.0, "code": self.point["errorCode"], "errmsg": "a fail point"}
+            if name == "saslStart" and "jwt" not in bson.decode(body["payload"]):
+                payload = bson.encode({"issuer": "i", "clientId": "c"})
+                return {"ok": 1.0, "conversationId": 1, "done": False, "payload": payload}
+            point, self.point = self.point, {}
+            try:
+                return usual(body)
+            finally:
+                self.point = point
+
+        self.server.on_command = answer
+
+    def fail_point(self, times: int, *commands: str, **what: Any) -> None:
+        """Set one."""
+        self.left = times
+        self.point = {"failCommands": commands, **what}
+
+    def human_client(self, **properties: Any) -> Any:
+        """The default client."""
+        known = {"OIDC_HUMAN_CALLBACK": self.human, "ALLOWED_HOSTS": ["a"], **properties}
+        return self.client(authMechanismProperties=known, retryReads=False)
+
+    def find(self, client: Any) -> Any:
+        """Find something."""
+        return self.do(client["test"]["c"].find({}).to_list())
+
+    def test_file(self) -> None:
+        """1.1, 2.1: the human is asked once, and told of the provider."""
+        client = self.human_client()
+        self.find(client)
+        self.find(client)
+        (context,) = self.human.contexts
+        self.assertEqual(context.timeout_seconds, 300.0)
+        self.assertEqual((context.idp_info.issuer, context.idp_info.clientId), ("i", "c"))
+        self.assertIsNone(context.refresh_token)
+
+    def test_hosts(self) -> None:
+        """1.6: tokens go to known hosts only."""
+        for hosts in ([], ["example.com"]):
+            client = self.human_client(ALLOWED_HOSTS=hosts)
+            self.fails(client["test"]["c"].find_one(), ConfigurationError)
+        self.assertEqual(self.human.contexts, [])
+
+    def test_missing_data(self) -> None:
+        """2.2: what is no result is refused."""
+        self.human.results = [{"access": "t"}]
+        self.fails(
+            self.human_client()["test"]["c"].find_one(), ConfigurationError, OperationFailure
+        )
+
+    def test_unexpected_error(self) -> None:
+        """3.3 of the machine's: another error does not make the token forgotten."""
+        client = self.human_client()
+        self.fail_point(1, "saslStart", errorCode=20)
+        self.fails(client["test"]["c"].find_one(), OperationFailure)
+        self.network.advance(20.0, 1.0)
+        self.find(client)
+        self.assertEqual(len(self.human.contexts), 1)
+
+    def test_speculation(self) -> None:
+        """3.1 and 3.2: with a token there is no C{saslStart}, without one there is."""
+        client = self.human_client()
+        self.find(client)
+        self.fail_point(1, "find", closeConnection=True)
+        self.fails(client["test"]["c"].find_one(), AutoReconnect)
+        self.network.advance(20.0, 1.0)
+        self.fail_point(1, "saslStart", errorCode=18)
+        self.find(client)
+        self.assertEqual(len(self.human.contexts), 1)
+        self.fails(self.human_client()["test"]["c"].find_one(), OperationFailure)
+
+    def test_reauthentication(self) -> None:
+        """2.3, 4.1: by the refresh token; the command is sent once more."""
+        observer = Observer()
+        known = {"OIDC_HUMAN_CALLBACK": self.human, "ALLOWED_HOSTS": ["a"]}
+        client = self.client(
+            authMechanismProperties=known, retryReads=False, event_listeners=[observer]
+        )
+        self.find(client)
+        self.fail_point(1, "find", errorCode=391)
+        del observer.seen[:]
+        self.find(client)
+        self.assertEqual([each.refresh_token for each in self.human.contexts], [None, "r1"])
+        self.assertEqual(
+            [kind for kind, name in observer.seen if name == "find"],
+            [
+                "commandStartedEvent",
+                "commandFailedEvent",
+                "commandStartedEvent",
+                "commandSucceededEvent",
+            ],
+        )
+
+    def test_no_refresh(self) -> None:
+        """4.2: without a refresh token the human is asked anew."""
+        self.human.refreshes = False
+        client = self.human_client()
+        self.find(client)
+        self.fail_point(1, "find", errorCode=391)
+        self.find(client)
+        self.assertEqual([each.refresh_token for each in self.human.contexts], [None, None])
+
+    def test_refresh_fails(self) -> None:
+        """4.3 and 4.4: a refreshed token that is refused makes the human be asked, once."""
+        client = self.human_client()
+        self.find(client)
+        self.fail_point(2, "find", "saslStart", errorCode=391)
+        self.find(client)
+        self.assertEqual(len(self.human.contexts), 3)
+        client = self.human_client()
+        del self.human.contexts[:]
+        self.find(client)
+        self.fail_point(3, "find", "saslStart", errorCode=391)
+        self.fails(client["test"]["c"].find_one(), OperationFailure)
+        self.assertEqual(len(self.human.contexts), 2)
 
 
 class ExpiryTests(ClientTestCase):

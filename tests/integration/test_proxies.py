@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from pymongo.monitoring import CommandListener
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -121,6 +122,25 @@ class HTTPProxyTests(ProxyTestCase):
         self.assertIn("the HTTP proxy says HTTP/1.1 403 Not there", str(error))
 
 
+class Addresses(CommandListener):
+    """Notes where commands went."""
+
+    def __init__(self) -> None:
+        self.addresses: set[Any] = set()
+
+    def started(self, event: Any) -> None:
+        """Note."""
+        self.addresses.add(event.connection_id)
+
+    def succeeded(self, event: Any) -> None:
+        """Note."""
+        self.addresses.add(event.connection_id)
+
+    def failed(self, event: Any) -> None:
+        """Note."""
+        self.addresses.add(event.connection_id)
+
+
 class SocksTests(ProxyTestCase):
     """Names that only the proxy knows."""
 
@@ -181,6 +201,64 @@ class SocksTests(ProxyTestCase):
         self.assertEqual(len(document["text"]), 200_000)
         error = await self.said(f"mongodb://other.invalid:{port}/", **options)
         self.assertIn("not for host name 'other.invalid'", str(error))
+
+    def test_prose(self) -> Deferred[None]:
+        """The specification's connection strings, in plain; options as keywords, too."""
+        return Deferred.fromCoroutine(self.prose(False))
+
+    def test_prose_with_tls(self) -> Deferred[None]:
+        """The same with TLS."""
+        return Deferred.fromCoroutine(self.prose(True))
+
+    async def prose(self, tls: bool) -> None:
+        """See L{test_prose}."""
+        if tls:
+            deployment = await self.deployed(standalone, tls=True)
+            more: dict[str, Any] = {"tlsCAFile": deployment.ca_file}
+        else:
+            deployment = await self.deployed(replica_set)
+            more = {}
+        port = deployment.members[0].port
+        names = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1"}
+        guarded = await self.proxy(names=names, users={"username": "p4ssw0rd"})
+        anybody = await self.proxy(names=names)
+        known = {"proxyUsername": "username", "proxyPassword": "p4ssw0rd"}
+        unknown = {"proxyUsername": "nonexistentuser", "proxyPassword": "badauth"}
+        for proxy, login, passes in (
+            (guarded, {}, False),
+            (anybody, {}, True),
+            (guarded, unknown, False),
+            (anybody, unknown, True),
+            (guarded, known, True),
+        ):
+            for mapped in (True, False):
+                host = f"localhost:{port}" if mapped else deployment.uri.split("/")[2]
+                given = {"proxyHost": "localhost", "proxyPort": proxy.port, **login}
+                if mapped:
+                    given["directConnection"] = "true"
+                text = "&".join(f"{name}={value}" for name, value in given.items())
+                for uri, options in (
+                    (f"mongodb://{host}/?{text}", more),
+                    (f"mongodb://{host}/", {**given, **more}),
+                ):
+                    seen = Addresses()
+                    limit = 5000 if passes else 200
+                    pool = ConnectionPool(
+                        uri,
+                        **options,
+                        event_listeners=[seen],
+                        serverSelectionTimeoutMS=limit,
+                    )
+                    try:
+                        await pool["admin"].command("hello")
+                    except ServerSelectionTimeoutError:
+                        self.assertFalse(passes, uri)
+                    else:
+                        self.assertTrue(passes, uri)
+                        # Events tell of the server, not of the proxy.
+                        self.assertEqual({each[1] for each in seen.addresses}, {port})
+                    finally:
+                        await pool.disconnect()
 
     def test_replica_set(self) -> Deferred[None]:
         """Discovered members are reached by the proxy as well, and one that dies is noticed."""

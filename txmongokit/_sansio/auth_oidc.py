@@ -54,6 +54,8 @@ DEFAULT_ALLOWED_HOSTS = (
 Where a human's token may be sent to, unless C{ALLOWED_HOSTS} says otherwise.
 """
 
+# A token is wrong, or has expired (ReauthenticationRequired).
+_REFUSALS = (AUTHENTICATION_FAILED, 391)
 # Authentication specification: after a token was refused.
 _PAUSE = 0.1
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -190,7 +192,7 @@ def _refused(
         _finish(reply, credentials, tokens, token)
         return False
     tokens.invalidate(token)
-    if reply.get("code", AUTHENTICATION_FAILED) != AUTHENTICATION_FAILED:
+    if reply.get("code", AUTHENTICATION_FAILED) not in _REFUSALS:
         check_reply(reply, credentials)
     return True
 
