@@ -42,6 +42,13 @@ class RequirementsTests(SynchronousTestCase):
         self.check("needs mongos", {"topologies": ["sharded", "sharded-replicaset"]})
         self.check("needs a load balancer", {"topologies": ["load-balanced"]})
 
+    def test_routers(self) -> None:
+        """A cluster whose shards are sets is one of either kind."""
+        sharded = Facts((6, 0, 5), "sharded")
+        for named in ("sharded", "sharded-replicaset"):
+            self.assertIsNone(unmet([{"topologies": ["single", named]}], sharded))
+        self.assertEqual(unmet([{"topologies": ["replicaset"]}], sharded), "needs a replica set")
+
     def test_authentication(self) -> None:
         """Access control and mechanisms are looked at."""
         self.check(None, {"auth": False})
