@@ -253,6 +253,20 @@ class PollerTests(SynchronousTestCase):
         self.clock.advance(59)
         self.assertEqual(len(self.records.asked), 4)
 
+    def test_unavailable(self) -> None:
+        """Where nobody answers, DNS is asked again at the next heartbeat."""
+        asked: list[float] = []
+
+        def refuse() -> Deferred[Any]:
+            asked.append(self.clock.seconds())
+            return fail(DNSServerError(0))
+
+        self.poller(resolver=FailingResolver(refuse))
+        self.clock.advance(60)
+        self.clock.advance(10)
+        self.assertEqual(asked, [60.0, 70.0])
+        self.assertEqual(self.found, [])
+
     def test_foreign_hosts(self) -> None:
         """Hosts of another domain are left out; where there are no others, nothing changes."""
         self.records.services = {NAME: [("evil.example", 1), C]}

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._sansio.ocsp import (
@@ -143,6 +143,61 @@ class AnswerTests(SynchronousTestCase):
             self.authority.issue(path, "responder", days=days, answers=answers)
             raw = self.authority.answer(self.path, signed_by=path)
             self.assertIn(reason, self.refused(raw))
+
+    def test_purpose_of_key(self) -> None:
+        """A delegate's key must be for signatures, where its certificate says what it is for."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        issuer, certificate = issued(key)
+        for signs in (True, False):
+            usage = dict.fromkeys(
+                (
+                    "content_commitment",
+                    "data_encipherment",
+                    "key_agreement",
+                    "key_cert_sign",
+                    "crl_sign",
+                    "encipher_only",
+                    "decipher_only",
+                ),
+                False,
+            )
+            delegate = (
+                x509.CertificateBuilder()
+                .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "delegate")]))
+                .issuer_name(issuer.subject)
+                .public_key(key.public_key())
+                .serial_number(3)
+                .not_valid_before(NOW - HOUR)
+                .not_valid_after(NOW + HOUR)
+                .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), False)
+                .add_extension(
+                    x509.KeyUsage(digital_signature=signs, key_encipherment=not signs, **usage),
+                    True,
+                )
+                .sign(key, None)
+            )
+            raw = (
+                ocsp.OCSPResponseBuilder()
+                .add_response(
+                    certificate,
+                    issuer,
+                    hashes.SHA1(),
+                    ocsp.OCSPCertStatus.GOOD,
+                    NOW - HOUR,
+                    NOW + HOUR,
+                    None,
+                    None,
+                )
+                .responder_id(ocsp.OCSPResponderEncoding.NAME, delegate)
+                .certificates([delegate])
+                .sign(key, None)
+                .public_bytes(Encoding.DER)
+            )
+            if signs:
+                self.assertEqual(judge(raw, certificate, issuer, NOW).delegate, delegate)
+                continue
+            error = self.assertRaises(InvalidAnswer, judge, raw, certificate, issuer, NOW)
+            self.assertIn("not for signatures", str(error))
 
     def test_no_answer(self) -> None:
         """A responder may answer that it does not."""

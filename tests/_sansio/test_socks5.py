@@ -97,7 +97,10 @@ class ConversationTests(SynchronousTestCase):
         self.assertIn("not offered", self.refused(b"\x05\x02"))
         self.assertIn("not offered", self.refused(b"\x05\x01", login=True))
         self.assertIn("takes no login", self.refused(b"\x05\xff", login=True))
-        self.assertIn("user name and password", self.refused(b"\x05\x02", b"\x01\x01", login=True))
+        # Any status but 0 (RFC 1929).
+        for status in (b"\x01\x01", b"\x01\xff"):
+            text = self.refused(b"\x05\x02", status, login=True)
+            self.assertIn("user name and password", text)
         self.assertIn("speaks no SOCKS5", self.refused(b"\x05\x00", b"\x04\x00\x00\x01"))
         self.assertIn("unknown kind", self.refused(b"\x05\x00", b"\x05\x00\x00\x02"))
         for number, reason in (
