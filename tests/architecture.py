@@ -135,6 +135,7 @@ _PUBLIC_PYMONGO = frozenset(
         "server_description",
         "server_selectors",
         "server_type",
+        "timeout",
         "topology_description",
         "uri_parser",
         "write_concern",

@@ -27,8 +27,8 @@ _SECONDS = 120
 _BLOCKS = {
     "authentication": 4,
     "connecting": 5,
+    "from-txmongo": 3,
     "load-balancers": 3,
-    "migrating": 1,
     "pool": 1,
     "proxies-and-tracing": 3,
     "time": 3,
@@ -149,11 +149,11 @@ class CodeBlockTests(SynchronousTestCase):
         """
         self.runs("watching")
 
-    def test_migrating(self) -> None:
+    def test_from_txmongo(self) -> None:
         """
         What users of TxMongo write goes on working.
         """
-        self.runs("migrating")
+        self.runs("from-txmongo")
 
     def test_no_other_document_has_untested_code(self) -> None:
         """

@@ -7,12 +7,15 @@ The lists in C{tests/exports} are made by C{python -m tests.exports}.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.exports import calls, places
 from tests.exports.differences import DIFFERENCES
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def troubles(surface: str) -> dict[str, str]:
@@ -86,3 +89,11 @@ class ExportsTests(SynchronousTestCase):
     def test_pymongo(self) -> None:
         """PyMongo 4.20.0's asyncio clients, and what goes with them."""
         self._check("pymongo-4.20.0")
+
+    def test_told(self) -> None:
+        """The guide for those who come from TxMongo has every difference and its reason."""
+        page = " ".join((ROOT / "docs" / "from-txmongo.rst").read_text("utf-8").split())
+        for surface in ("txmongo-15.2.1", "txmongo-26.0.0"):
+            for name, reason in DIFFERENCES[surface].items():
+                self.assertIn(f"``{name.removeprefix('txmongo.')}``", page)
+                self.assertIn(reason, page)

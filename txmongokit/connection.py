@@ -135,13 +135,7 @@ class ConnectionPool(Deployment):
         driver: DriverInfo | None = None,
         **kwargs: Any,
     ) -> None:
-        if pool_size is not None:
-            if type(pool_size) is not int or pool_size < 1:
-                raise ConfigurationError(
-                    f"pool_size={pool_size!r} must be a whole number of at least 1"
-                )
-            kwargs["maxpoolsize"] = pool_size
-        kwargs = _with_pings(kwargs, ping_interval, ping_timeout)
+        kwargs = _renamed(kwargs, pool_size, ping_interval, ping_timeout)
         if reactor is None:
             from twisted.internet import reactor
         client_options = parse_options(uri, **kwargs)
@@ -651,10 +645,16 @@ def shared(one: Deferred[ResultT]) -> Deferred[ResultT]:
     return other
 
 
-def _with_pings(
-    kwargs: dict[str, Any], interval: float | None, timeout: float | None
+def _renamed(
+    kwargs: dict[str, Any], pool_size: int | None, interval: float | None, timeout: float | None
 ) -> dict[str, Any]:
     """TxMongo's options of its connections by the names that they have now."""
+    if pool_size is not None:
+        if type(pool_size) is not int or pool_size < 1:
+            raise ConfigurationError(
+                f"pool_size={pool_size!r} must be a whole number of at least 1"
+            )
+        kwargs["maxpoolsize"] = pool_size
     given = {
         "ping_interval": (interval, "heartbeatFrequencyMS", 1000),
         "ping_timeout": (timeout, "connectTimeoutMS", 1000),
