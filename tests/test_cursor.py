@@ -4,6 +4,7 @@ Tests for L{txmongokit.cursor}.
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 from collections.abc import Generator
@@ -18,9 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.fakes import ADDRESS, INFO, FakeRunner, cursor_reply
-from txmongokit._sansio.commands.base import Command
+from txmongokit._sansio.commands.base import Command, CommandOptions
 from txmongokit.collection import Collection
-from txmongokit.cursor import TimeoutMode
+from txmongokit.cursor import Cursor, TimeoutMode
 from txmongokit.database import Database
 from txmongokit.errors import (
     AutoReconnect,
@@ -665,3 +666,51 @@ class TimeoutTests(SynchronousTestCase):
         self.successResultOf(cursor.next_batch())
         self.assertEqual(runner.bodies[1]["maxTimeMS"], 1000)
         self.assertEqual(runner.commands[1].deadline, math.inf)
+
+
+class FlagTests(SynchronousTestCase):
+    """
+    Options as the flags of older messages, and slices.
+    """
+
+    def cursor(self) -> Cursor[dict[str, Any]]:
+        """One that has not started."""
+        self.runner = FakeRunner(cursor_reply([]))
+        return Cursor(self.runner, "db", "things", CommandOptions(), {}, {})
+
+    def sent(self, cursor: Cursor[dict[str, Any]]) -> dict[str, Any]:
+        """What it sends."""
+        self.successResultOf(cursor.next_batch())
+        return self.runner.bodies[0]
+
+    def test_flags(self) -> None:
+        """Each flag is an option of the command; unset again, it is none."""
+        cursor = self.cursor().add_option(2 | 8 | 16 | 32 | 128)
+        body = self.sent(cursor)
+        for name in ("tailable", "awaitData", "noCursorTimeout", "allowPartialResults"):
+            self.assertIs(body[name], True)
+        cursor = self.cursor().add_option(16 | 64).remove_option(16 | 64)
+        self.assertEqual(self.sent(cursor), {"find": "things", "filter": {}})
+        with self.assertRaises(TypeError):
+            self.cursor().add_option("2")  # type: ignore[arg-type]
+        with self.assertRaises(InvalidOperation):
+            cursor.add_option(2)
+
+    def test_slices(self) -> None:
+        """A slice is skip and limit; one document must be awaited."""
+        body = self.sent(self.cursor()[5:8])
+        self.assertEqual((body["skip"], body["limit"]), (5, 3))
+        self.assertNotIn("limit", self.sent(self.cursor()[5:]))
+        for wrong in (slice(-1, 2), slice(3, 3), slice(0, 9, 2)):
+            with self.assertRaises(IndexError):
+                self.cursor()[wrong]
+        with self.assertRaises(TypeError):
+            self.cursor()[5]  # type: ignore[index]
+
+    def test_copies(self) -> None:
+        """C{copy} gives what C{clone} does."""
+        cursor = self.cursor().limit(3)
+        self.sent(cursor)
+        for copied in (copy.copy(cursor), copy.deepcopy(cursor)):
+            self.assertIsNone(copied.cursor_id)
+            self.assertEqual(copied._limit, 3)

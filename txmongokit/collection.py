@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 import bson
 from bson.codec_options import CodecOptions
@@ -65,12 +65,13 @@ from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.filter import QueryFilter
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.legacy import LegacyScope, Query, deletion, pages, query, whole_reply
-from txmongokit.scope import by_kind, changed, options_of, written_in
+from txmongokit.scope import INHERITED, by_kind, changed, options_of, written_in
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Collection", "aggregation"]
 
 DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
+OtherT = TypeVar("OtherT", bound=Mapping[str, Any])
 
 
 class Collection(LegacyScope, Generic[DocumentT]):
@@ -193,6 +194,26 @@ class Collection(LegacyScope, Generic[DocumentT]):
         """
         return self._database.client
 
+    @overload
+    def with_options(
+        self,
+        codec_options: None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[DocumentT]: ...
+
+    @overload
+    def with_options(
+        self,
+        codec_options: CodecOptions[OtherT],
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[OtherT]: ...
+
     def with_options(
         self,
         codec_options: CodecOptions[Any] | None = None,
@@ -200,20 +221,14 @@ class Collection(LegacyScope, Generic[DocumentT]):
         write_concern: WriteConcern | None = None,
         read_concern: ReadConcern | None = None,
         timeout: float | None = None,
-    ) -> Collection[DocumentT]:
+    ) -> Collection[Any]:
         """
         The same collection with other options.
 
         @param timeout: in seconds, of each operation; 0 for without limit.
         """
-        given = {
-            "codec_options": codec_options,
-            "read_preference": read_preference,
-            "write_concern": write_concern,
-            "read_concern": read_concern,
-            "timeout": timeout,
-        }
-        options = changed(self._options, given)
+        given = (codec_options, read_preference, write_concern, read_concern, timeout)
+        options = changed(self._options, dict(zip(INHERITED, given, strict=True)))
         return self.within(self._runner, self._database, self._name, options)
 
     # Reading.

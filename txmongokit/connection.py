@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, overload
 from urllib.parse import quote
 
 from bson.codec_options import CodecOptions, TypeRegistry
@@ -62,6 +62,17 @@ __all__ = [
     "lazyMongoConnectionPool",
 ]
 
+if TYPE_CHECKING:
+    # Only this one has defaults before Python 3.13.
+    from typing_extensions import TypeVar
+
+    DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any], default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
+
+OtherT = TypeVar("OtherT", bound=Mapping[str, Any])
 ResultT = TypeVar("ResultT")
 
 # How long disconnect() lets the server take for forgetting our sessions.
@@ -71,7 +82,7 @@ _ENDED_AT_ONCE = 10_000
 
 
 @implementer(IOperationRunner)
-class ConnectionPool(Deployment):
+class ConnectionPool(Deployment, Generic[DocumentT]):
     """
     A MongoDB client.
 
@@ -183,10 +194,10 @@ class ConnectionPool(Deployment):
             seeds = f"mongodb+srv://{options.srv.host}"
         return f"<ConnectionPool {seeds}>"
 
-    def __getitem__(self, name: str) -> Database:
+    def __getitem__(self, name: str) -> Database[DocumentT]:
         return Database(self, name)
 
-    def __getattr__(self, name: str) -> Database:
+    def __getattr__(self, name: str) -> Database[DocumentT]:
         if name.startswith("_"):
             raise AttributeError(
                 f"ConnectionPool has no attribute {name!r}; for a database of that name "
@@ -277,13 +288,21 @@ class ConnectionPool(Deployment):
         """
         return self.options.write_concern
 
-    def get_database(self, name: str, **options: Any) -> Database:
+    @overload
+    def get_database(
+        self, name: str, *, codec_options: CodecOptions[OtherT], **options: Any
+    ) -> Database[OtherT]: ...
+
+    @overload
+    def get_database(self, name: str, **options: Any) -> Database[DocumentT]: ...
+
+    def get_database(self, name: str, **options: Any) -> Database[Any]:
         """
         A database, with other options than the client's where given.
         """
         return Database(self, name, **options)
 
-    def get_default_database(self, default: str | None = None) -> Database:
+    def get_default_database(self, default: str | None = None) -> Database[DocumentT]:
         """
         The database that the connection string names.
 
@@ -569,7 +588,7 @@ class ConnectionPool(Deployment):
         await self._connector.close()
 
 
-class MongoConnection(ConnectionPool):
+class MongoConnection(ConnectionPool[DocumentT]):
     """
     A client for one server by host and port.
     """
@@ -585,7 +604,7 @@ class MongoConnection(ConnectionPool):
         super().__init__(f"mongodb://{shown}:{port}", pool_size, **kwargs)
 
 
-class MongoClient(ConnectionPool):
+class MongoClient(ConnectionPool[DocumentT]):
     """
     A client by the arguments of PyMongo's C{AsyncMongoClient}.
 
@@ -607,7 +626,7 @@ class MongoClient(ConnectionPool):
         self,
         host: str | Sequence[str] | None = None,
         port: int | None = None,
-        document_class: Any = None,
+        document_class: type[DocumentT] | None = None,
         tz_aware: bool | None = None,
         connect: bool | None = None,
         type_registry: TypeRegistry | None = None,

@@ -921,40 +921,40 @@ class Cursor(CursorCalls, CommandCursor[DocumentT]):
         """
         return self._set("collation", collation)
 
-    def max_time_ms(self, milliseconds: int | None) -> Self:
+    def max_time_ms(self, max_time_ms: int | None) -> Self:
         """
         How long the server may work on it.
         """
-        return self._set("max_time_ms", milliseconds)
+        return self._set("max_time_ms", max_time_ms)
 
-    def max_await_time_ms(self, milliseconds: int | None) -> Self:
+    def max_await_time_ms(self, max_await_time_ms: int | None) -> Self:
         """
         How long the server waits for new documents on a tailable-await
         cursor.
         """
         self._check_not_started()
         if self._awaits:
-            check_await_time(self._options, milliseconds)
-            self._max_await_time_ms = milliseconds
+            check_await_time(self._options, max_await_time_ms)
+            self._max_await_time_ms = max_await_time_ms
         return self
 
-    def allow_disk_use(self, allow: bool) -> Self:
+    def allow_disk_use(self, allow_disk_use: bool) -> Self:
         """
         Whether the server may sort on disk.
         """
-        return self._set("allow_disk_use", allow)
+        return self._set("allow_disk_use", allow_disk_use)
 
-    def min(self, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
+    def min(self, spec: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
         """
         Inclusive lower bound of the hinted index.
         """
-        return self._set("min", bound)
+        return self._set("min", spec)
 
-    def max(self, bound: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
+    def max(self, spec: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> Self:
         """
         Exclusive upper bound of the hinted index.
         """
-        return self._set("max", bound)
+        return self._set("max", spec)
 
     def where(self, code: Any) -> Self:
         """

@@ -8,9 +8,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Self
 
+from pymongo import CursorType
 from twisted.internet.defer import Deferred
 
+from txmongokit.types import (
+    QUERY_AWAIT_DATA,
+    QUERY_EXHAUST,
+    QUERY_NO_CURSOR_TIMEOUT,
+    QUERY_OPLOG_REPLAY,
+    QUERY_PARTIAL,
+    QUERY_TAILABLE_CURSOR,
+)
+
 __all__ = ["CursorCalls"]
+
+_FLAGS = {
+    QUERY_TAILABLE_CURSOR: "tailable",
+    QUERY_OPLOG_REPLAY: "oplog_replay",
+    QUERY_NO_CURSOR_TIMEOUT: "no_cursor_timeout",
+    QUERY_AWAIT_DATA: "await_data",
+    QUERY_PARTIAL: "allow_partial_results",
+}
 
 
 class CursorCalls:
@@ -105,3 +123,61 @@ class CursorCalls:
         L{Deferred.cancel} of C{deferred()}: fetch no more.
         """
         self._whole_cursor.deferred().cancel()
+
+    def add_option(self, mask: int) -> Self:
+        """
+        Set options by the flags of older messages
+        (C{txmongokit.types.QUERY_TAILABLE_CURSOR} and so on).
+        """
+        return self._switch(mask, True)
+
+    def remove_option(self, mask: int) -> Self:
+        """
+        Unset options by the flags of older messages.
+        """
+        return self._switch(mask, False)
+
+    def _switch(self, mask: int, on: bool) -> Self:
+        cursor = self._whole_cursor
+        if isinstance(mask, bool) or not isinstance(mask, int):
+            raise TypeError(f"mask must be a whole number, not {type(mask).__name__}")
+        cursor._check_not_started()
+        for flag, name in _FLAGS.items():
+            if mask & flag:
+                cursor._set(name, on or None)
+        exhaust = on if mask & QUERY_EXHAUST else cursor._exhaust
+        kind = CursorType.EXHAUST if exhaust else CursorType.NON_TAILABLE
+        if cursor._arguments.get("tailable"):
+            awaits = cursor._arguments.get("await_data")
+            kind = CursorType.TAILABLE_AWAIT if awaits else CursorType.TAILABLE
+        cursor._set_type(kind, cursor._max_await_time_ms)
+        return self
+
+    def __getitem__(self, wanted: slice) -> Self:
+        """
+        Skip and limit as a slice: C{cursor[5:10]}.
+
+        @raise TypeError: a single document is asked for: await C{next()}.
+        """
+        if not isinstance(wanted, slice):
+            raise TypeError("a cursor has slices only: skip(n) and await next() give one document")
+        start = wanted.start or 0
+        if (
+            wanted.step is not None
+            or start < 0
+            or (wanted.stop is not None and wanted.stop <= start)
+        ):
+            raise IndexError(
+                "a slice of a cursor begins at 0 or later, is not empty and has no step"
+            )
+        cursor = self._whole_cursor.skip(start)
+        cursor.limit(0 if wanted.stop is None else wanted.stop - start)
+        return self
+
+    def __copy__(self) -> Self:
+        made: Self = self._whole_cursor.clone()
+        return made
+
+    def __deepcopy__(self, memo: object) -> Self:
+        made: Self = self._whole_cursor.clone()
+        return made

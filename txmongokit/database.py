@@ -5,7 +5,7 @@ Databases: their collections and commands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 from bson.codec_options import CodecOptions
 from bson.dbref import DBRef
@@ -34,10 +34,22 @@ from txmongokit.scope import Scope, by_kind, changed
 from txmongokit.sessions import ClientSession
 from txmongokit.types import ConnectionInfo
 
+if TYPE_CHECKING:
+    # Only this one has defaults before Python 3.13.
+    from typing_extensions import TypeVar
+
+    DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any], default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
+
 __all__ = ["Database"]
 
+OtherT = TypeVar("OtherT", bound=Mapping[str, Any])
 
-class Database(Scope):
+
+class Database(Scope, Generic[DocumentT]):
     """
     One database.
 
@@ -83,10 +95,10 @@ class Database(Scope):
     def __bool__(self) -> NoReturn:
         raise TypeError("a database is neither true nor false: compare it with None")
 
-    def __getitem__(self, name: str) -> Collection[dict[str, Any]]:
+    def __getitem__(self, name: str) -> Collection[DocumentT]:
         return Collection.within(self._runner, self, name, self._options)
 
-    def __getattr__(self, name: str) -> Collection[dict[str, Any]]:
+    def __getattr__(self, name: str) -> Collection[DocumentT]:
         if name.startswith("_"):
             raise AttributeError(
                 f"Database has no attribute {name!r}; for a collection of that name "
@@ -127,6 +139,26 @@ class Database(Scope):
         """
         return self._runner
 
+    @overload
+    def with_options(
+        self,
+        codec_options: None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Database[DocumentT]: ...
+
+    @overload
+    def with_options(
+        self,
+        codec_options: CodecOptions[OtherT],
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Database[OtherT]: ...
+
     def with_options(
         self,
         codec_options: CodecOptions[Any] | None = None,
@@ -134,11 +166,11 @@ class Database(Scope):
         write_concern: WriteConcern | None = None,
         read_concern: ReadConcern | None = None,
         timeout: float | None = None,
-    ) -> Database:
+    ) -> Database[Any]:
         """
         The same database with other options; see the class.
         """
-        other = Database(self._runner, self._name)
+        other: Database[Any] = Database(self._runner, self._name)
         other._options = changed(
             self._options,
             {
@@ -151,6 +183,28 @@ class Database(Scope):
         )
         return other
 
+    @overload
+    def get_collection(
+        self,
+        name: str,
+        codec_options: None = None,
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[DocumentT]: ...
+
+    @overload
+    def get_collection(
+        self,
+        name: str,
+        codec_options: CodecOptions[OtherT],
+        read_preference: Any = None,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        timeout: float | None = None,
+    ) -> Collection[OtherT]: ...
+
     def get_collection(
         self,
         name: str,
@@ -159,7 +213,7 @@ class Database(Scope):
         write_concern: WriteConcern | None = None,
         read_concern: ReadConcern | None = None,
         timeout: float | None = None,
-    ) -> Collection[dict[str, Any]]:
+    ) -> Collection[Any]:
         """
         A collection, with other options than the database's where given.
         """
@@ -312,7 +366,7 @@ class Database(Scope):
 
     def dereference(
         self, dbref: DBRef, *, session: ClientSession | None = None, **options: Any
-    ) -> Deferred[dict[str, Any] | None]:
+    ) -> Deferred[DocumentT | None]:
         """
         The document that a reference points to.
 
