@@ -395,6 +395,7 @@ class ClientSession:
         state = self.state
         options = self._ending_options(timeout)
         if not state.start_abort():
+            state.unpin()  # Its first command may not have gone out.
             return
         try:
             await self._runner.run(AbortTransaction(options), state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import bson
+from bson.errors import InvalidDocument
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from pymongo.monitoring import CommandListener, ConnectionPoolListener
@@ -393,6 +394,16 @@ class TransactionTests(BalancedTestCase):
         self.do(self.session.abort_transaction())
         self.assertEqual(self.connections("insert", "abortTransaction"), [0, 0])
         self.assertEqual(self.events.checked_out(), 0)
+
+    def test_not_sent(self) -> None:
+        """What could not be sent leaves nothing to abort, and nothing kept."""
+        self.session.start_transaction()
+        wrong = self.things.find_one({"a": object()}, session=self.session)
+        self.fails(wrong, InvalidDocument)
+        self.assertEqual(self.events.checked_out(), 1)
+        self.do(self.session.abort_transaction())
+        self.assertEqual(self.events.checked_out(), 0)
+        self.assertEqual(self.connections("abortTransaction"), [])
 
     def test_lost(self) -> None:
         """A lost connection unpins; the commit's second try goes elsewhere."""
