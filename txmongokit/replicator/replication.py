@@ -53,6 +53,8 @@ class Replication:
     next is prepared.
 
     @param saved: called with each checkpoint that the destination has.
+    @param route: where an operation's collection is in the destination,
+        C{None} to leave it out; C{None} itself for what the selection says.
     """
 
     _log = Logger()
@@ -68,8 +70,10 @@ class Replication:
         checkpoint: Checkpoint,
         *,
         saved: Callable[[Checkpoint], None],
+        route: Callable[[OplogEntry], str | None] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._route = route or (lambda entry: selection.destination(entry.ns))
         self.running = False
         self.progress = Progress(position=checkpoint.position, read=tailer.read_up_to)
         self._reactor = reactor
@@ -149,7 +153,7 @@ class Replication:
         return False
 
     async def _take_operation(self, entry: OplogEntry) -> None:
-        destination = self._selection.destination(entry.ns)
+        destination = self._route(entry)
         if destination is None:
             self.progress.skipped += 1
         elif ".system." in entry.ns and self._schema.handles(entry.ns):
@@ -181,7 +185,7 @@ class Replication:
                 raise UnsupportedEntry(
                     f"the transaction at {entry.ts >> 32} has an operation of type {each.op!r}"
                 )
-            destination = self._selection.destination(each.ns)
+            destination = self._route(each)
             if destination is None:
                 self.progress.skipped += 1
             else:
