@@ -167,7 +167,7 @@ def _serve(uri: str) -> None:
                 pool.disconnect().addBoth(lambda _: reactor.stop())
 
     root = Resource()
-    root.putChild(b"files", Both(bucket))
+    root.putChild(b"files", Both(bucket, max_length=None))
     site = Site(root, requestFactory=StreamingRequest)
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     print(port.getHost().port, flush=True)

@@ -1,5 +1,5 @@
 """
-C{python -m txmongokit.gridfs} and GridFS over HTTP, on a real server.
+C{python -m txmongokit.gridfs}, on a real server.
 """
 
 from __future__ import annotations
@@ -9,24 +9,14 @@ import io
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import gridfs
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import Agent, readBody
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 
-from benchmarks.gridfs_http import passage
-from txmongokit.connection import ConnectionPool
-from txmongokit.gridfs import GridFS, GridFSBucket
 from txmongokit.gridfs.__main__ import Progress
 from txmongokit.testing import standalone
-from txmongokit.web import FileBody, Files, StreamingRequest, Uploads
 
 DATA = random.Random(6).randbytes(3_000_000)
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,95 +144,3 @@ class CommandTests(TestCase):
         arguments = ("move", target, "--delete", "--destination-bucket", "other")
         self.assertEqual((await self.run_it(*arguments))[2], 0)
         self.assertEqual(chunks.count_documents({}), 0)
-
-
-class Cutting(Protocol):
-    """A client that sends half of its body, then goes."""
-
-    def connectionMade(self) -> None:
-        """Half of it."""
-        # More than one batch, or nothing would be inserted yet.
-        head = b"PUT /in/half HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (8 * len(DATA))
-        assert self.transport is not None
-        self.transport.write(head + DATA * 4)
-
-
-class WebTests(TestCase):
-    """
-    L{txmongokit.web} over real connections, with L{Agent}.
-    """
-
-    timeout = 60
-
-    def setUp(self) -> None:
-        """Start a server, a client and a site."""
-        deployment = standalone()
-        deployment.__enter__()
-        self.addCleanup(deployment.__exit__, None, None, None)
-        self.database = deployment.client()["db"]
-        self.addCleanup(self.database.client.close)
-        self.pool = ConnectionPool(deployment.uri)
-        self.addCleanup(self.pool.disconnect)
-        bucket = GridFSBucket(self.pool["db"])
-        root = Resource()
-        root.putChild(b"in", Uploads(bucket))
-        root.putChild(b"out", Files(bucket))
-        listening: Any = reactor
-        port = listening.listenTCP(
-            0, Site(root, requestFactory=StreamingRequest), interface="127.0.0.1"
-        )
-        self.addCleanup(port.stopListening)
-        self.port = port.getHost().port
-        self.agent: Any = Agent(reactor)
-
-    def url(self, path: str) -> bytes:
-        """Of a path."""
-        return f"http://127.0.0.1:{self.port}/{path}".encode()
-
-    def test_through(self) -> Deferred[None]:
-        """A file from the bucket goes through an agent into another, and comes back."""
-        return Deferred.fromCoroutine(self.through())
-
-    async def through(self) -> None:
-        """See L{test_through}."""
-        files = GridFS(self.pool["db"], "source")
-        source = await files.get(await files.put(DATA))
-        async with source:
-            response = await self.agent.request(b"PUT", self.url("in/f"), None, FileBody(source))
-            await readBody(response)
-        self.assertEqual(response.code, 201)
-        response = await self.agent.request(b"GET", self.url("out/f"))
-        self.assertEqual(await readBody(response), DATA)
-
-    def test_half(self) -> Deferred[None]:
-        """Half an upload leaves nothing."""
-        return Deferred.fromCoroutine(self.half())
-
-    async def half(self) -> None:
-        """See L{test_half}."""
-        from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-        from twisted.internet.task import deferLater
-
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
-        client: Any = await connectProtocol(endpoint, Cutting())
-        chunks = self.database["fs.chunks"]
-        while not chunks.count_documents({}):
-            await deferLater(reactor, 0.05)
-        client.transport.abortConnection()
-        while chunks.count_documents({}):
-            await deferLater(reactor, 0.05)
-        self.assertEqual(self.database["fs.files"].count_documents({}), 0)
-
-
-class PassageTests(SynchronousTestCase):
-    """
-    A file that is larger than what may be held.
-    """
-
-    def test_memory(self) -> None:
-        """64 MB go up and come down the same, for far less memory than that."""
-        with standalone() as deployment:
-            host, port = deployment.addresses[0]
-            seen = passage(64 * MEGABYTE, f"mongodb://{host}:{port}/files")
-        self.assertTrue(seen.same)
-        self.assertLess(seen.peak - seen.idle, 40 * MEGABYTE)

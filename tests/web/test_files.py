@@ -9,25 +9,19 @@ import datetime
 from typing import Any
 
 from bson import ObjectId
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.iweb import IBodyProducer
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
-from zope.interface.verify import verifyObject
 
-import txmongokit.gridfs.upload
 from tests.fakes import FakeRunner, cursor_reply
-from tests.test_gridfs import CHUNKS, DONE, FILE, KNOWN, bucket, chunk
-from tests.test_gridfs_streams import Drinker
-from txmongokit.database import Database
-from txmongokit.errors import ExecutionTimeout
-from txmongokit.gridfs import CorruptGridFile, GridOut
-from txmongokit.web import FileBody, Files, StreamingRequest, Uploads
+from tests.test_gridfs import CHUNKS, FILE, bucket, chunk
+from txmongokit.gridfs import CorruptGridFile
+from txmongokit.web import Files
 
 WHEN = datetime.datetime(2026, 11, 21, 10, 0, 0, tzinfo=datetime.UTC)
 SERVED = {**FILE, "filename": "f.txt", "uploadDate": WHEN}
@@ -59,12 +53,14 @@ class Served:
     One connection to a site.
 
     @param resource: below C{/x}.
+    @ivar clock: by which it times out.
     """
 
     def __init__(self, resource: Resource, factory: type[Request] = Request) -> None:
         root = Resource()
         root.putChild(b"x", resource)
-        site = Site(root, requestFactory=factory, reactor=Clock())
+        self.clock = Clock()
+        site = Site(root, requestFactory=factory, reactor=self.clock)
         self.transport = Connection()
         self.channel: Any = site.buildProtocol(None)
         self.channel.makeConnection(self.transport)
@@ -127,6 +123,51 @@ class FilesTests(SynchronousTestCase):
         ):
             self.assertEqual(self.get(file=file)[1][b"content-type"], expected)
 
+    def test_packed(self) -> None:
+        """What is packed is not of the type that is packed in it."""
+        headers = self.get(file={**SERVED, "filename": "a.svgz"})[1]
+        self.assertEqual(headers[b"content-type"], b"application/octet-stream")
+
+    def test_active(self) -> None:
+        """What may have scripts is not shown as a page of this site."""
+        for kind, shown in (
+            ("text/plain; charset=utf-8", b"inline"),
+            ("image/PNG", b"inline"),
+            ("video/mp4", b"inline"),
+            ("text/html", b"attachment"),
+            ("TEXT/HTML ;a=b", b"attachment"),
+            ("image/svg+xml", b"attachment"),
+            ("application/xhtml+xml", b"attachment"),
+            ("application/pdf", b"attachment"),
+            ("text/plain, text/html", b"attachment"),
+            ("", b"attachment"),
+        ):
+            for method in (b"GET", b"HEAD"):
+                headers = self.get(method, file={**SERVED, "contentType": kind})[1]
+                self.assertEqual(headers[b"content-disposition"].partition(b";")[0], shown, kind)
+                self.assertEqual(headers[b"x-content-type-options"], b"nosniff")
+        runner = FakeRunner(cursor_reply([{**SERVED, "contentType": "text/html"}]))
+        served = Served(Files(bucket(runner), inline=lambda kind: kind == "text/html"))
+        served.send(b"HEAD", b"/x/f")
+        self.assertTrue(served.answer()[1][b"content-disposition"].startswith(b"inline"))
+
+    def test_name(self) -> None:
+        """Whatever is in the name, there is one header, and no path in it."""
+        for name, told in (
+            ("f.txt", b"; filename=\"f.txt\"; filename*=utf-8''f.txt"),
+            ('a"b\\c;d', b"; filename=\"c_d\"; filename*=utf-8''c%3bd"),
+            ("../../etc/\u00e4.png", b"; filename=\"_.png\"; filename*=utf-8''%c3%a4.png"),
+            ("a\r\nX: y", b"; filename=\"a__x_ y\"; filename*=utf-8''a%0d%0ax%3a%20y"),
+            ("a" * 256, b""),
+            ("", b""),
+            (None, b""),
+            (5, b"; filename=\"5\"; filename*=utf-8''5"),
+        ):
+            status, headers, _ = self.get(file={**SERVED, "contentType": "a/b", "filename": name})
+            self.assertEqual(status, 200)
+            self.assertEqual(headers[b"content-disposition"], b"attachment" + told)
+            self.assertNotIn(b"x", headers)
+
     def test_head(self) -> None:
         """Headers alone, and no chunk is read."""
         status, headers, body = self.get(b"HEAD", Range=b"bytes=0-1")
@@ -172,6 +213,13 @@ class FilesTests(SynchronousTestCase):
             status, answered, body = self.get(**headers)
             self.assertEqual((status, body, answered[b"etag"]), (304, b"", tag))
         self.assertEqual(self.get(If_None_Match=b'"other"')[0], 200)
+        self.assertEqual(self.get(If_None_Match=b"W/" + tag)[0], 304)
+        self.assertEqual(self.get(b"HEAD", If_None_Match=tag)[0], 304)
+        self.assertEqual(self.get(If_Match=b'"other"')[0], 412)
+        self.assertEqual(self.get(If_Match=tag)[0], 200)
+        self.assertEqual(self.get(If_Unmodified_Since=b"Sat, 21 Nov 2026 09:00:00 GMT")[0], 412)
+        # Parts of files go together only where they are the same to the byte.
+        self.assertEqual(self.get(If_Range=b"W/" + tag, Range=b"bytes=0-1")[0], 200)
         self.assertEqual(self.get(If_Range=tag, Range=b"bytes=0-1")[0], 206)
         self.assertEqual(self.get(If_Range=b'"other"', Range=b"bytes=0-1")[0], 200)
         newer = {**SERVED, "uploadDate": WHEN + datetime.timedelta(seconds=1)}
@@ -218,151 +266,3 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(cancelled, [])
         served.lose()
         self.assertEqual(cancelled, [waiting])
-
-
-class UploadsTests(SynchronousTestCase):
-    """
-    L{Uploads} and L{StreamingRequest}.
-    """
-
-    def serve(self, *replies: Any, factory: type[Request] = StreamingRequest) -> Served:
-        """A connection where files are taken, in chunks of four bytes."""
-        self.patch(txmongokit.gridfs.upload, "_UPLOAD_BYTES", 1)
-        self.runner = FakeRunner(KNOWN, *replies)
-        self.resource = Uploads(bucket(self.runner, chunk_size_bytes=4))
-        return Served(self.resource, factory)
-
-    def test_interface(self) -> None:
-        """It is a resource."""
-        verifyObject(IResource, Uploads(bucket(FakeRunner())))
-
-    def test_stored(self) -> None:
-        """Streamed or from a temporary file, by PUT or POST, the file is there."""
-        for factory in (StreamingRequest, Request):
-            for method in (b"PUT", b"POST"):
-                served = self.serve(factory=factory)
-                served.send(method, b"/x/a/b", CONTENT, Content_Length=b"10", Content_Type=b"t/u")
-                status, _, body = served.answer()
-                self.assertEqual(status, 201)
-                file = self.runner.statements(-1)[0]
-                self.assertEqual((file["filename"], file["length"]), ("a/b", 10))
-                self.assertEqual(file["contentType"], "t/u")
-                self.assertIn(str(file["_id"]).encode(), body)
-                data = [self.runner.statements(index)[0]["data"] for index in (1, 2, 3)]
-                self.assertEqual(b"".join(data), CONTENT)
-
-    def test_chunked(self) -> None:
-        """A body of unknown length, in its transfer's chunks."""
-        served = self.serve()
-        served.send(b"PUT", b"/x/f", b"6\r\n012345\r\n0\r\n\r\n", Transfer_Encoding=b"chunked")
-        self.assertEqual(served.answer()[0], 201)
-        self.assertEqual(self.runner.statements(-1)[0]["length"], 6)
-
-    def test_pressure(self) -> None:
-        """What comes is stored as it comes; the client waits for the server."""
-        waiting: Deferred[Any] = Deferred()
-        served = self.serve(waiting)
-        served.send(b"PUT", b"/x/f", b"0123", Content_Length=b"12")
-        self.assertEqual((self.runner.names, served.transport.states), (["find", "insert"], []))
-        served.channel.dataReceived(b"4567")
-        self.assertEqual(served.transport.states, ["pause"])
-        waiting.callback(DONE)
-        self.assertEqual(served.transport.states, ["pause", "resume"])
-        served.channel.dataReceived(b"89ab")
-        self.assertEqual(served.answer()[0], 201)
-
-    def test_broken_off(self) -> None:
-        """A client that goes away leaves no chunks and no file."""
-        served = self.serve()
-        served.send(b"PUT", b"/x/f", b"01234567", Content_Length=b"12")
-        served.lose()
-        self.assertEqual(self.runner.names[-1], "delete")
-        self.assertNotIn("fs.files", [body.get("insert") for body in self.runner.bodies])
-
-    def test_gone_at_the_end(self) -> None:
-        """One that goes while the last insert is under way, too."""
-        waiting: Deferred[Any] = Deferred()
-        served = self.serve(waiting)
-        served.send(b"PUT", b"/x/f", b"01234567", Content_Length=b"8")
-        served.lose()
-        waiting.callback(DONE)
-        self.assertEqual(self.runner.names[-1], "delete")
-        self.assertNotIn("fs.files", [body.get("insert") for body in self.runner.bodies])
-
-    def test_failure(self) -> None:
-        """The server's error is a 500, after which nothing is left."""
-        for factory in (StreamingRequest, Request):
-            served = self.serve(DONE, ExecutionTimeout("slow"), factory=factory)
-            served.send(b"PUT", b"/x/f", CONTENT, Content_Length=b"10")
-            self.assertEqual(served.answer()[0], 500)
-            self.assertEqual(len(self.flushLoggedErrors(ExecutionTimeout)), 1)
-            self.assertEqual(self.runner.names[-1], "delete")
-
-    def test_nameless(self) -> None:
-        """There must be a name."""
-        served = self.serve()
-        served.send(b"PUT", b"/x/", b"a", Content_Length=b"1")
-        self.assertEqual((served.answer()[0], self.runner.names), (400, []))
-
-    def test_elsewhere(self) -> None:
-        """Other resources get their bodies as ever."""
-        bodies = []
-
-        class Other(Resource):
-            isLeaf = True
-
-            def render_PUT(self, request: Any) -> bytes:
-                bodies.append(request.content.read())
-                return b""
-
-        served = Served(Other(), StreamingRequest)
-        served.send(b"PUT", b"/x/f", b"abc", Content_Length=b"3")
-        self.assertEqual(bodies, [b"abc"])
-
-
-class BodyTests(SynchronousTestCase):
-    """
-    L{FileBody}.
-    """
-
-    def body(self, *replies: Any) -> tuple[FileBody, GridOut]:
-        """One of ten bytes."""
-        runner = FakeRunner(*(replies or (cursor_reply(CHUNKS),)))
-        stream = GridOut(Database(runner, "db")["fs"], FILE)
-        return FileBody(stream), stream
-
-    def test_interface(self) -> None:
-        """It is what it says."""
-        verifyObject(IBodyProducer, self.body()[0])
-
-    def test_sends(self) -> None:
-        """All of it, with pauses; it neither registers nor unregisters."""
-        body, _ = self.body()
-        self.assertEqual(body.length, 10)
-        consumer = Drinker()
-        consumer.producer = body
-        done = body.startProducing(consumer)
-        for _ in range(2):
-            self.assertNoResult(done)
-            body.resumeProducing()
-        self.assertIsNone(self.successResultOf(done))
-        self.assertEqual((b"".join(consumer.got), consumer.unregistered), (CONTENT, 0))
-
-    def test_stopped(self) -> None:
-        """After a stop nothing fires."""
-        body, _ = self.body(Deferred())
-        done = body.startProducing(Drinker())
-        body.stopProducing()
-        self.assertNoResult(done)
-
-    def test_cancelled(self) -> None:
-        """To cancel stops the reading."""
-        body, _ = self.body(Deferred())
-        done = body.startProducing(Drinker())
-        done.cancel()
-        self.failureResultOf(done, CancelledError)
-
-    def test_corrupt(self) -> None:
-        """What reading fails with."""
-        done = self.body(cursor_reply([]))[0].startProducing(Drinker())
-        self.failureResultOf(done, CorruptGridFile)

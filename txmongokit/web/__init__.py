@@ -5,7 +5,7 @@ GridFS over HTTP, with L{twisted.web}: files served and files taken.
 from __future__ import annotations
 
 from txmongokit.web.body import FileBody
-from txmongokit.web.files import Files
-from txmongokit.web.uploads import StreamingRequest, Uploads
+from txmongokit.web.files import Files, is_passive
+from txmongokit.web.uploads import MAX_LENGTH, StreamingRequest, Uploads
 
-__all__ = ["FileBody", "Files", "StreamingRequest", "Uploads"]
+__all__ = ["MAX_LENGTH", "FileBody", "Files", "StreamingRequest", "Uploads", "is_passive"]

@@ -31,7 +31,8 @@ class FileBody:
     def __init__(self, stream: GridOut) -> None:
         self._stream = stream
         self._delivery: Delivery | None = None
-        self.length = max(int(stream.length) - stream.tell(), 0)
+        self._size = max(int(stream.length) - stream.tell(), 0)
+        self.length = self._size
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """
@@ -40,7 +41,7 @@ class FileBody:
         @return: fires with C{None} at the end, fails with what reading fails
             with, and never fires after L{stopProducing}.
         """
-        self._delivery = Delivery(self._stream, consumer, self.length)
+        self._delivery = Delivery(self._stream, consumer, self._size)
         done: Deferred[None] = Deferred(lambda _: self.stopProducing())
 
         def finished(result: Any) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from bson.errors import InvalidId
 from bson.objectid import ObjectId
@@ -24,14 +26,35 @@ from txmongokit.web.ranges import (
     RangeNotSatisfiable,
     byte_ranges,
     http_date,
+    is_another,
     is_current,
     same_file,
 )
 
-__all__ = ["Files", "file_name"]
+__all__ = ["Files", "file_name", "is_passive"]
 
 _log = Logger()
 _OCTETS = "application/octet-stream"
+_PASSIVE = frozenset(
+    {
+        "image/avif",
+        "image/bmp",
+        "image/gif",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "text/plain",
+    }
+)
+_LONGEST_NAME = 255
+_OF_FILES = (
+    b"accept-ranges",
+    b"content-disposition",
+    b"content-length",
+    b"content-range",
+    b"etag",
+    b"last-modified",
+)
 
 
 def file_name(request: IRequest) -> str | None:
@@ -46,6 +69,18 @@ def file_name(request: IRequest) -> str | None:
         return None
 
 
+def is_passive(content_type: str) -> bool:
+    """
+    Whether a browser can show it as a page of this site without harm: plain
+    text, pixels, sound and video.  Not HTML, SVG, XML and PDF, which may have
+    scripts.
+
+    @param content_type: as in the header of that name.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in _PASSIVE or kind.startswith(("audio/", "video/"))
+
+
 class Files(Resource):
     """
     The files of a bucket, by what follows in the path: the newest of that
@@ -55,16 +90,30 @@ class Files(Resource):
     A file whose client goes away is read no more.  One that turns out to be
     corrupt ends the connection before its last byte.
 
+    Who uploads a file says of what type it is.  So that no script in one runs
+    with the rights of this site, browsers are told not to guess types, and to
+    save files to disk whose type C{inline} does not allow.
+
     @param bucket: the bucket.
     @param by_id: whether the path names C{ObjectId}s, instead of file names.
+    @param inline: for which content types a file may be shown in the browser;
+        by default for those that have no scripts.  Allow more only where you
+        trust whoever uploads, or serve files from a domain of their own.
     """
 
     isLeaf = True
 
-    def __init__(self, bucket: GridFSBucket, *, by_id: bool = False) -> None:
+    def __init__(
+        self,
+        bucket: GridFSBucket,
+        *,
+        by_id: bool = False,
+        inline: Callable[[str], bool] = is_passive,
+    ) -> None:
         super().__init__()
         self._bucket = bucket
         self._by_id = by_id
+        self._inline = inline
 
     def render_GET(self, request: Any) -> int:
         """
@@ -95,7 +144,7 @@ class Files(Resource):
             _answer(request, http.NOT_FOUND, b"There is no such file.\n")
             return
         async with stream:
-            await _send(request, stream)
+            await _send(request, stream, self._inline)
         request.finish()
 
     def _failed(self, failure: Failure, request: Any) -> None:
@@ -108,7 +157,7 @@ class Files(Resource):
             if request.channel is not None:
                 request.channel.loseConnection()
         else:
-            for header in (b"content-length", b"content-range", b"etag", b"last-modified"):
+            for header in _OF_FILES:
                 request.responseHeaders.removeHeader(header)
             _answer(request, http.INTERNAL_SERVER_ERROR, b"The file could not be read.\n")
 
@@ -133,7 +182,8 @@ def _content_type(stream: GridOut) -> bytes:
     if declared is None and isinstance(metadata, Mapping):
         declared = metadata.get("contentType")
     if not isinstance(declared, str):
-        declared = mimetypes.guess_type(stream.filename or "")[0] or _OCTETS
+        guessed, packed = mimetypes.guess_type(str(stream.filename or ""))
+        declared = guessed if guessed and not packed else _OCTETS
     try:
         encoded = declared.encode("ascii")
     except UnicodeEncodeError:
@@ -142,7 +192,19 @@ def _content_type(stream: GridOut) -> bytes:
     return encoded if encoded.isascii() and encoded.decode().isprintable() else _OCTETS.encode()
 
 
-async def _send(request: Any, stream: GridOut) -> None:
+def _disposition(stream: GridOut, inline: bool) -> bytes:
+    """RFC 6266's header, whatever is in the name."""
+    kind = b"inline" if inline else b"attachment"
+    name = re.split(r"[/\\]", str(stream.filename or ""))[-1]
+    if not name or len(name) > _LONGEST_NAME:
+        return kind
+    plain = re.sub(r"[^A-Za-z0-9 ._-]", "_", name).encode()
+    # A lone surrogate cannot be encoded; nothing else is lost.
+    exact = quote(name, safe="", errors="replace").encode()
+    return b"%s; filename=\"%s\"; filename*=UTF-8''%s" % (kind, plain, exact)
+
+
+async def _send(request: Any, stream: GridOut, inline: Callable[[str], bool]) -> None:
     """Headers, and the bytes that are asked for."""
     length = int(stream.length)
     tag = _tag(stream)
@@ -152,6 +214,11 @@ async def _send(request: Any, stream: GridOut) -> None:
     request.setHeader(b"etag", tag)
     if changed is not None:
         request.setHeader(b"last-modified", changed)
+    meant = (request.getHeader(b"if-match"), request.getHeader(b"if-unmodified-since"))
+    if is_another(tag, changed, *meant):
+        request.setResponseCode(http.PRECONDITION_FAILED)
+        request.setHeader(b"content-length", b"0")
+        return
     known = (request.getHeader(b"if-none-match"), request.getHeader(b"if-modified-since"))
     if is_current(tag, changed, *known):
         request.setResponseCode(http.NOT_MODIFIED)
@@ -159,6 +226,8 @@ async def _send(request: Any, stream: GridOut) -> None:
     request.setHeader(b"content-type", content_type)
     # What users have uploaded is what it says it is, and not a script.
     request.setHeader(b"x-content-type-options", b"nosniff")
+    shown = inline(content_type.decode())
+    request.setHeader(b"content-disposition", _disposition(stream, shown))
     ranges = None
     wanted = request.getHeader(b"range")
     if request.method != b"GET" or not same_file(tag, changed, request.getHeader(b"if-range")):

@@ -12,7 +12,14 @@ from email.utils import parsedate_to_datetime
 
 from twisted.web.http import datetimeToString
 
-__all__ = ["RangeNotSatisfiable", "byte_ranges", "http_date", "is_current", "same_file"]
+__all__ = [
+    "RangeNotSatisfiable",
+    "byte_ranges",
+    "http_date",
+    "is_another",
+    "is_current",
+    "same_file",
+]
 
 _MOST_RANGES = 32
 _RANGE = re.compile(rb"(\d{0,18})-(\d{0,18})")
@@ -100,6 +107,29 @@ def is_current(
         return False
     since, last = _moment(if_modified_since), _moment(changed)
     return since is not None and last is not None and last <= since
+
+
+def is_another(
+    tag: bytes,
+    changed: bytes | None,
+    if_match: bytes | None,
+    if_unmodified_since: bytes | None,
+) -> bool:
+    """
+    Whether the client means another file than there is, so that the answer is
+    412.
+
+    @param tag: the file's C{ETag}.
+    @param changed: its C{Last-Modified}.
+    @param if_match: counts alone, where it is given.
+    """
+    if if_match is not None:
+        tags = [one.strip() for one in if_match.split(b",")]
+        return b"*" not in tags and tag not in tags
+    if if_unmodified_since is None or changed is None:
+        return False
+    since, last = _moment(if_unmodified_since), _moment(changed)
+    return since is not None and last is not None and last > since
 
 
 def same_file(tag: bytes, changed: bytes | None, if_range: bytes | None) -> bool:
