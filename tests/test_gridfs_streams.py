@@ -6,6 +6,7 @@ producers.
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -140,6 +141,16 @@ class GridFSTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(files.find_one({"filename": "g"})))
         self.assertEqual(runner.bodies[1]["filter"], {"filename": "g"})
 
+    def test_find_one_like_pymongo(self) -> None:
+        """What follows the session goes to find, by place or by name; a limit means nothing."""
+        runner = FakeRunner(*[cursor_reply([FILE])] * 2)
+        files = GridFS(Database(runner, "db"))
+        self.successResultOf(files.find_one({}, None, 2, 7, False, [("length", 1)]))
+        self.successResultOf(files.find_one({}, skip=2, limit=7, sort=[("length", 1)]))
+        for body in runner.bodies:
+            self.assertEqual((body["skip"], body["sort"]), (2, {"length": 1}))
+            self.assertEqual((body["limit"], body["singleBatch"]), (1, True))
+
     def test_delete(self) -> None:
         """To delete what is not there is no error; its chunks go."""
         runner = FakeRunner({"n": 0, "ok": 1}, DONE)
@@ -181,6 +192,54 @@ EMPTY = {**FILE, "length": 0}
 def stream_root() -> Any:
     """The collection of a bucket that is not asked."""
     return Database(FakeRunner(), "db")["fs"]
+
+
+class FileLikeTests(SynchronousTestCase):
+    """
+    What files have that these cannot do, as in PyMongo.
+    """
+
+    def test_refused(self) -> None:
+        """Each is told to be unsupported."""
+        root = Database(FakeRunner(), "db")["fs"]
+        download, upload = GridOut(root, FILE), GridIn(root)
+        for call in (
+            download.fileno,
+            upload.fileno,
+            upload.read,
+            download.truncate,
+            lambda: download.write(b""),
+            lambda: download.writelines([b""]),
+        ):
+            self.assertRaises(io.UnsupportedOperation, call)
+        self.assertFalse(download.isatty() or upload.isatty())
+        download.flush()
+
+    def test_to_list(self) -> None:
+        """The lines that are left."""
+        runner = FakeRunner(cursor_reply(CHUNKS))
+        stream = GridOut(Database(runner, "db")["fs"], FILE)
+        self.assertEqual(self.successResultOf(stream.to_list()), [b"01234\n", b"6789"])
+
+    def test_chunks(self) -> None:
+        """An iterator's chunks by async for."""
+        runner = FakeRunner(cursor_reply(CHUNKS))
+        stream = GridOut(Database(runner, "db")["fs"], FILE)
+
+        async def chunks() -> list[bytes]:
+            return [data async for data in GridOutIterator(stream, session=None)]
+
+        done = Deferred.fromCoroutine(chunks())
+        self.assertEqual(self.successResultOf(done), [b"0123", b"4\n67", b"89"])
+
+    def test_clone(self) -> None:
+        """A cursor's copy gives files, too."""
+        runner = FakeRunner(*[cursor_reply([FILE])] * 2)
+        cursor = GridFS(Database(runner, "db")).find({"a": 1}, sort=[("length", 1)])
+        self.successResultOf(cursor.to_list())
+        (file,) = self.successResultOf(cursor.clone().to_list())
+        self.assertIsInstance(file, GridOut)
+        self.assertEqual(runner.bodies[0], runner.bodies[1])
 
 
 @implementer(IPushProducer)

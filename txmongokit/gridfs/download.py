@@ -4,11 +4,12 @@ Downloads: files as streams.
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
 from gridfs.errors import CorruptGridFile, NoFile
@@ -344,6 +345,35 @@ class GridOut(Stream):
                 break
         return lines
 
+    def to_list(self) -> Deferred[list[bytes]]:
+        """
+        The lines that are left.
+        """
+        return self.readlines()
+
+    def flush(self) -> None:
+        """
+        Nothing.
+        """
+
+    def write(self, data: Any) -> NoReturn:
+        """
+        @raise UnsupportedOperation: always.
+        """
+        raise io.UnsupportedOperation("a download cannot be written: open an upload")
+
+    def writelines(self, lines: Any) -> NoReturn:
+        """
+        See L{write}.
+        """
+        self.write(lines)
+
+    def truncate(self, size: int | None = None) -> NoReturn:
+        """
+        See L{write}.
+        """
+        self.write(size)
+
     def readchunk(self) -> Deferred[bytes]:
         """
         What is left of the chunk at the position: no copy of whole ones.
@@ -482,9 +512,15 @@ class GridOutIterator(Iterator[Deferred[bytes]]):
 
     @param grid_out: the file, which has been opened.
     @param chunks: TxMongo's collection of chunks; the file knows its own.
+    @param session: PyMongo's; the file knows its own, too.
     """
 
-    def __init__(self, grid_out: GridOut, chunks: Collection[Any] | None = None) -> None:
+    def __init__(
+        self,
+        grid_out: GridOut,
+        chunks: Collection[Any] | None = None,
+        session: ClientSession | None = None,
+    ) -> None:
         self._stream = grid_out.again()
         length, size = self._stream.extent()
         self._left = -(-length // size) if length else 0
@@ -496,6 +532,14 @@ class GridOutIterator(Iterator[Deferred[bytes]]):
         return self._stream.readchunk()
 
     next = __next__
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return await next(self)
 
 
 class GridOutCursor(Cursor[GridOut]):
@@ -526,6 +570,14 @@ class GridOutCursor(Cursor[GridOut]):
             session,
             **options,
         )
+
+    def clone(self) -> Self:
+        """
+        See L{Cursor.clone}.
+        """
+        copied = super().clone()
+        copied._place, copied._owner = self._place, self._owner
+        return copied
 
     def fetch(
         self, deadline: float | None = None, *, wait: bool = False

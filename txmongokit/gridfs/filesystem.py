@@ -21,6 +21,8 @@ from txmongokit.sessions import ClientSession
 __all__ = ["GridFS"]
 
 _MD5 = "md5"
+# What L{GridFSBucket.find} takes besides the query, in order.
+_FIND_ARGUMENTS = ("skip", "limit", "no_cursor_timeout", "sort", "batch_size")
 
 
 class GridFS:
@@ -153,17 +155,21 @@ class GridFS:
         return self._bucket.find(*args, **kwargs)
 
     def find_one(
-        self, filter: Any = None, session: ClientSession | None = None, **kwargs: Any
+        self, filter: Any = None, session: ClientSession | None = None, *args: Any, **kwargs: Any
     ) -> Deferred[GridOut | None]:
         """
         The first file whose document matches.
 
         @param filter: a query, or an C{_id}.
+        @param args: see L{GridFSBucket.find}, from C{skip} on.
         @return: fires with the file, or C{None}.
         """
         if filter is not None and not isinstance(filter, Mapping):
             filter = {"_id": equal_to(filter)}
-        return Deferred.fromCoroutine(self._find_one(filter, session, kwargs))
+        # As in PyMongo a limit means nothing here.
+        options = {**dict(zip(_FIND_ARGUMENTS, args, strict=False)), **kwargs}
+        options.pop("limit", None)
+        return Deferred.fromCoroutine(self._find_one(filter, session, options))
 
     async def _find_one(
         self, query: Any, session: ClientSession | None, options: dict[str, Any]

@@ -5,10 +5,11 @@ Where a bucket's collections are, and what uploads and downloads share.
 from __future__ import annotations
 
 import datetime
+import io
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
@@ -270,10 +271,23 @@ def place_of(root_collection: Collection[Any]) -> Place:
 
 class Stream:
     """
-    What upload and download streams have in common: one call at a time.
+    What upload and download streams have in common: one call at a time, and
+    what files have and these have not.
     """
 
     _busy = False
+
+    def isatty(self) -> bool:
+        """
+        No.
+        """
+        return False
+
+    def fileno(self) -> NoReturn:
+        """
+        @raise UnsupportedOperation: always.
+        """
+        raise io.UnsupportedOperation("a file in GridFS has no descriptor")
 
     def alone(
         self, work: Callable[..., Coroutine[Any, Any, ResultT]], *arguments: Any

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import bson
 from bson.int64 import Int64
@@ -269,6 +270,12 @@ class GridIn(Stream):
     async def _write_all(self, sequence: Iterable[Any]) -> None:
         for data in sequence:
             await self.write(data)
+
+    def read(self, size: int = -1) -> NoReturn:
+        """
+        @raise UnsupportedOperation: always.
+        """
+        raise io.UnsupportedOperation("an upload cannot be read: open a download")
 
     # As a consumer.
 
