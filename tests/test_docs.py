@@ -28,6 +28,7 @@ _BLOCKS = {
     "authentication": 4,
     "connecting": 5,
     "from-txmongo": 3,
+    "from-pymongo": 2,
     "load-balancers": 3,
     "pool": 1,
     "proxies-and-tracing": 3,

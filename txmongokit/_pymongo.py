@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
@@ -26,6 +26,8 @@ from txmongokit.errors import (
     PyMongoError,
 )
 
+ErrorT = TypeVar("ErrorT", bound=PyMongoError)
+
 __all__ = [
     "NOT_PRIMARY_CODES",
     "NODE_RECOVERING_CODES",
@@ -36,6 +38,7 @@ __all__ = [
     "add_to_bulk",
     "add_to_client_bulk",
     "decode_selective",
+    "discreet",
     "is_public_suffix",
     "raise_command_error",
     "registered_listeners",
@@ -255,11 +258,23 @@ def raise_command_error(reply: Mapping[str, Any], max_wire_version: int | None) 
     else:
         state_change = code in NOT_PRIMARY_CODES or code in NODE_RECOVERING_CODES
     if state_change:
-        raise NotPrimaryError(message, reply)
+        raise discreet(NotPrimaryError(message, reply), message)
+    kind: type[OperationFailure] = OperationFailure
     if code in _DUPLICATE_KEY_CODES:
-        raise DuplicateKeyError(message, code, reply, max_wire_version)
-    if code == 50:
-        raise ExecutionTimeout(message, code, reply, max_wire_version)
-    if code == 43:
-        raise CursorNotFound(message, code, reply, max_wire_version)
-    raise OperationFailure(message, code, reply, max_wire_version)
+        kind = DuplicateKeyError
+    elif code == 50:
+        kind = ExecutionTimeout
+    elif code == 43:
+        kind = CursorNotFound
+    raise discreet(kind(message, code, reply, max_wire_version), message)
+
+
+def discreet(error: ErrorT, message: str) -> ErrorT:
+    """
+    The same error with a text that holds no documents: PyMongo adds the whole
+    reply to it, and servers the key that is there already.  Its C{details}
+    have all of that.
+    """
+    text = message.partition(" dup key: ")[0]
+    error.args = (text,)
+    return error

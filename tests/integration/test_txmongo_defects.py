@@ -409,6 +409,18 @@ class OptionTests(SharedTestCase):
         # PyMongo's own error of a bulk write names the operation, in its details alone.
         failed = await self.error_of(things.insert_many([secret]), BulkWriteError)
         self.assertEqual(failed.details["writeErrors"][0]["op"], secret)
+        # What a server tells of a key that is there is in the details, too.
+        await things.create_index("secret", unique=True)
+        await things.insert_one({**secret, "_id": 2})
+        for failing in (
+            things.insert_one({**secret, "_id": 3}),
+            things.insert_many([{**secret, "_id": 3}]),
+            things.find_one_and_update({"_id": 1}, {"$set": {"secret": "hunter2"}}),
+            pool[self.database].command({"insert": "things", "documents": [{"_id": 3}], "x": 1}),
+        ):
+            refused = await self.error_of(failing, OperationFailure)
+            self.assertNotIn("hunter2", f"{refused} {refused!r} {refused.args}")
+            self.assertTrue(refused.details)
 
 
 class Broken(io.BytesIO):

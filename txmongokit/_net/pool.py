@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from txmongokit._net.observation import Observer
 from txmongokit._net.queue import WaitQueue
+from txmongokit._pymongo import discreet
 from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError, WaitQueueTimeoutError
 from txmongokit.types import Address, format_address
 from txmongokit.wire import MongoProtocol
@@ -507,7 +508,7 @@ class Pool:
         text = str(cause)
         if isinstance(cause, OperationFailure):
             # A refused log-in is one for everybody who waits for it.
-            return OperationFailure(text, cause.code, cause.details)
+            return discreet(OperationFailure(text, cause.code, cause.details), text)
         where = format_address(self.address)
         return AutoReconnect(text if text.startswith(where) else f"{where}: {text}")
 

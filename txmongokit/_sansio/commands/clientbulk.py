@@ -19,6 +19,7 @@ from txmongokit._pymongo import (
     NODE_RECOVERING_CODES,
     NOT_PRIMARY_CODES,
     add_to_client_bulk,
+    discreet,
 )
 from txmongokit._sansio.commands.arguments import add_options, check_mapping
 from txmongokit._sansio.commands.base import (
@@ -34,7 +35,11 @@ from txmongokit._sansio.commands.bulk import (
     demands_of,
     ensure_id,
 )
-from txmongokit._sansio.commands.write import check_unacknowledged, raise_write_concern_error
+from txmongokit._sansio.commands.write import (
+    bulk_failure,
+    check_unacknowledged,
+    raise_write_concern_error,
+)
 from txmongokit.errors import (
     ClientBulkWriteException,
     ConnectionFailure,
@@ -499,7 +504,9 @@ class ClientBulkWrite:
     def _exception(self) -> ClientBulkWriteException:
         errors = self._result["writeErrors"]
         errors.sort(key=lambda error: error["idx"])
-        raised = ClientBulkWriteException(self._result, self._verbose)
+        raised = discreet(
+            ClientBulkWriteException(self._result, self._verbose), bulk_failure(errors)
+        )
         # Afterwards, so that no document gets into the error's text.
         for error in errors:
             error["op"] = self._operations[error["idx"]].document

@@ -17,7 +17,12 @@ import bson
 from bson.codec_options import CodecOptions
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
-from txmongokit._pymongo import NODE_RECOVERING_CODES, NOT_PRIMARY_CODES, decode_selective
+from txmongokit._pymongo import (
+    NODE_RECOVERING_CODES,
+    NOT_PRIMARY_CODES,
+    decode_selective,
+    discreet,
+)
 from txmongokit._sansio.commands.arguments import add_options, names_one_document
 from txmongokit._sansio.commands.base import (
     Command,
@@ -95,8 +100,8 @@ def raise_write_concern_error(
     message = error.get("errmsg", "the write concern was not met")
     code = error.get("code")
     if error.get("errInfo", {}).get("wtimeout") or code == _WRITE_CONCERN_FAILED:
-        raise WTimeoutError(message, code, details)
-    raise WriteConcernError(message, code, details)
+        raise discreet(WTimeoutError(message, code, details), message)
+    raise discreet(WriteConcernError(message, code, details), message)
 
 
 def _envelope(reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +129,8 @@ def raise_write_errors(reply: Mapping[str, Any]) -> None:
     details = {**first, "n": reply.get("n", 0), **_envelope(reply)}
     code = first.get("code")
     kind = DuplicateKeyError if code in _DUPLICATE_KEY else WriteError
-    raise kind(first.get("errmsg", "the server refused the write"), code, details)
+    message = first.get("errmsg", "the server refused the write")
+    raise discreet(kind(message, code, details), message)
 
 
 # What servers know of in unacknowledged writes: an older one would ignore the
@@ -643,10 +649,20 @@ class BulkOutcome:
         errors.sort(key=lambda error: error["index"])
         if self._labels:
             result["errorLabels"] = self._labels
-        raised = BulkWriteError(result)
+        raised = discreet(BulkWriteError(result), bulk_failure(errors))
         for error in errors:
             error["op"] = operations[error["index"]]
         raise raised
+
+
+def bulk_failure(errors: Sequence[Mapping[str, Any]]) -> str:
+    """
+    What is said of a bulk write of which these statements failed.
+    """
+    text = "batch op errors occurred"
+    if errors:
+        text += f": {len(errors)} failed, the first of them with {errors[0].get('errmsg')}"
+    return text
 
 
 _MODIFY_OPTIONS = {
