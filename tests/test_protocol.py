@@ -244,10 +244,10 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_garbage(self) -> None:
         """What is no message ends the connection."""
-        client, _, _ = connected()
+        client, transport = MongoProtocol(), StringTransport()
+        client.makeConnection(transport)
         client.dataReceived(bytes(16))
-        assert isinstance(client.transport, StringTransport)
-        self.assertTrue(client.transport.disconnecting)
+        self.assertTrue(transport.disconnecting)
         receiver = MongoReceiverProtocol()
         self.assertRaises(TypeError, receiver.handle, MESSAGES[0])
 

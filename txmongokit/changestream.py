@@ -33,7 +33,7 @@ from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession
 from txmongokit.types import ConnectionInfo
 
-__all__ = ["ChangeStream"]
+__all__ = ["WATCHED", "ChangeStream"]
 
 DocumentT = TypeVar("DocumentT")
 
@@ -47,6 +47,22 @@ _START_TIME_WIRE_VERSION = 7
 # Seconds between resumptions that brought nothing: none before the first.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+
+
+WATCHED = (
+    "full_document",
+    "resume_after",
+    "max_await_time_ms",
+    "batch_size",
+    "collation",
+    "start_at_operation_time",
+    "session",
+    "start_after",
+    "comment",
+    "full_document_before_change",
+    "show_expanded_events",
+)
+"""What C{watch} takes after its pipeline, in PyMongo's order."""
 
 
 class ChangeStream(Generic[DocumentT]):

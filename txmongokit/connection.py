@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, overload
 from urllib.parse import quote
 
 from bson.codec_options import CodecOptions, TypeRegistry
@@ -24,6 +24,8 @@ from pymongo.client_session import (  # type: ignore[attr-defined]  # documented
 from pymongo.driver_info import DriverInfo
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
+from pymongo.server_description import ServerDescription
+from pymongo.server_type import SERVER_TYPE
 from pymongo.topology_description import TopologyDescription
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, fail, succeed
@@ -44,13 +46,13 @@ from txmongokit._sansio.transactions import ServerSessionPool, SessionState, adm
 from txmongokit.credentials import WITH_PASSWORD
 from txmongokit.database import Database
 from txmongokit.deployment import Deployment
-from txmongokit.errors import ConfigurationError, PyMongoError
+from txmongokit.errors import ConfigurationError, InvalidOperation, PyMongoError
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.legacy import deprecated
 from txmongokit.options import ClientOptions, parse_options
 from txmongokit.protocol import MongoProtocol
 from txmongokit.sessions import ClientSession
-from txmongokit.types import format_address
+from txmongokit.types import Address, format_address
 
 __all__ = [
     "AsyncMongoClient",
@@ -288,23 +290,117 @@ class ConnectionPool(Deployment, Generic[DocumentT]):
         """
         return self.options.write_concern
 
+    @property
+    def read_preference(self) -> Any:
+        """
+        The read preference that databases inherit.
+        """
+        return self.options.read_preference
+
+    @property
+    def nodes(self) -> frozenset[Address]:
+        """
+        The servers that are known to be there just now.
+        """
+        known = self.topology_description.server_descriptions()
+        return frozenset(address for address, each in known.items() if each.is_server_type_known)
+
+    def _of_type(self, server_type: int) -> set[Address]:
+        known = self.topology_description.server_descriptions()
+        return {address for address, each in known.items() if each.server_type == server_type}
+
+    @property
+    def primary(self) -> Address | None:
+        """
+        The replica set's primary, C{None} where none is known just now.
+        """
+        return next(iter(self._of_type(SERVER_TYPE.RSPrimary)), None)
+
+    @property
+    def secondaries(self) -> set[Address]:
+        """
+        The replica set's secondaries, as far as they are known just now.
+        """
+        return self._of_type(SERVER_TYPE.RSSecondary)
+
+    @property
+    def arbiters(self) -> set[Address]:
+        """
+        The replica set's arbiters, as far as they are known just now.
+        """
+        return self._of_type(SERVER_TYPE.RSArbiter)
+
+    async def _writable(self) -> ServerDescription:
+        await self.aconnect()
+        limit = self._client_options.server_selection_timeout
+        server = await self._topology.select(True, ReadPreference.PRIMARY, limit)
+        return self.topology_description.server_descriptions()[server.address]
+
+    @property
+    def address(self) -> Deferred[Address]:
+        """
+        @return: fires with host and port of the server that writes go to; fails
+            with L{txmongokit.errors.InvalidOperation} where there are several.
+        """
+
+        def only(found: ServerDescription) -> Any:
+            if found.server_type == SERVER_TYPE.Mongos and len(self.nodes) > 1:
+                raise InvalidOperation("several mongos share the operations: use nodes")
+            return found.address
+
+        return Deferred.fromCoroutine(self._writable()).addCallback(only)
+
+    @property
+    def is_primary(self) -> Deferred[bool]:
+        """
+        @return: fires with whether there is a server that writes go to.
+        """
+        found = Deferred.fromCoroutine(self._writable())
+        return found.addCallback(lambda server: bool(server.is_writable))
+
+    @property
+    def is_mongos(self) -> Deferred[bool]:
+        """
+        @return: fires with whether that is a mongos.
+        """
+        found = Deferred.fromCoroutine(self._writable())
+        return found.addCallback(lambda server: server.server_type == SERVER_TYPE.Mongos)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        await self.disconnect()
+
     @overload
     def get_database(
-        self, name: str, *, codec_options: CodecOptions[OtherT], **options: Any
+        self, name: str | None = None, *, codec_options: CodecOptions[OtherT], **options: Any
     ) -> Database[OtherT]: ...
 
     @overload
-    def get_database(self, name: str, **options: Any) -> Database[DocumentT]: ...
+    def get_database(
+        self, name: str | None = None, *places: Any, **options: Any
+    ) -> Database[DocumentT]: ...
 
-    def get_database(self, name: str, **options: Any) -> Database[Any]:
+    def get_database(self, name: str | None = None, *places: Any, **options: Any) -> Database[Any]:
         """
         A database, with other options than the client's where given.
-        """
-        return Database(self, name, **options)
 
-    def get_default_database(self, default: str | None = None) -> Database[DocumentT]:
+        @param name: by default the one that the connection string names.
+        @param places: C{codec_options}, C{read_preference}, C{write_concern}
+            and C{read_concern}, in any order.
+        @param options: the same by their names, and C{timeout}.
         """
-        The database that the connection string names.
+        if name is None:
+            return self.get_default_database(None, *places, **options)
+        return Database(self, name, *places, **options)
+
+    def get_default_database(
+        self, default: str | None = None, *places: Any, **options: Any
+    ) -> Database[DocumentT]:
+        """
+        The database that the connection string names; for the rest see
+        L{get_database}.
 
         @raise ConfigurationError: it names none and C{default} is C{None}.
         """
@@ -313,7 +409,7 @@ class ConnectionPool(Deployment, Generic[DocumentT]):
             raise ConfigurationError(
                 "the connection string names no default database: add /name after the hosts"
             )
-        return self[name]
+        return Database(self, name, *places, **options)
 
     # IOperationRunner
 
@@ -569,7 +665,7 @@ class ConnectionPool(Deployment, Generic[DocumentT]):
         """
         return Deferred.fromCoroutine(self._disconnect())
 
-    close = disconnect
+    close = aclose = disconnect
 
     async def _disconnect(self) -> None:
         ids = self._sessions.drain()

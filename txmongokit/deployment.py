@@ -16,12 +16,12 @@ from txmongokit._sansio.commands.base import CommandOptions
 from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
 from txmongokit._sansio.transactions import bound_session
 from txmongokit.bulkwrite import run_client_bulk
-from txmongokit.changestream import ChangeStream
+from txmongokit.changestream import WATCHED, ChangeStream
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.database import Database
 from txmongokit.errors import InvalidOperation
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.scope import Scope, changed, written_in
+from txmongokit.scope import Scope, changed, in_order, written_in
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Deployment"]
@@ -45,9 +45,9 @@ class Deployment:
 
     def list_databases(
         self,
-        *,
         session: ClientSession | None = None,
         comment: Any = None,
+        *,
         timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
@@ -67,7 +67,7 @@ class Deployment:
         )
 
     def list_database_names(
-        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
+        self, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[list[str]]:
         """
         The names of the databases.
@@ -82,7 +82,6 @@ class Deployment:
     def drop_database(
         self,
         name_or_database: str | Database,
-        *,
         session: ClientSession | None = None,
         comment: Any = None,
         **options: Any,
@@ -103,7 +102,7 @@ class Deployment:
         )
 
     def server_info(
-        self, *, session: ClientSession | None = None, **options: Any
+        self, session: ClientSession | None = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         Which version of the server answers, and how it was built.
@@ -115,7 +114,7 @@ class Deployment:
     def watch(
         self,
         pipeline: Sequence[Mapping[str, Any]] | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> ChangeStream[dict[str, Any]]:
@@ -123,6 +122,8 @@ class Deployment:
         The changes to all databases; see
         L{txmongokit.collection.Collection.watch}.
         """
+        if places:
+            session = in_order(WATCHED, places, options, session)
         scope = self._scope()
         limits = scope.limits(options)
         return ChangeStream(

@@ -19,7 +19,15 @@ from txmongokit._sansio.transactions import SessionState
 from txmongokit.interfaces import IOperationRunner
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["INHERITED", "Scope", "by_kind", "changed", "options_of", "written_in"]
+__all__ = [
+    "INHERITED",
+    "Scope",
+    "by_kind",
+    "changed",
+    "in_order",
+    "options_of",
+    "written_in",
+]
 
 ResultT = TypeVar("ResultT")
 
@@ -166,6 +174,33 @@ def by_kind(*values: Any) -> dict[str, Any]:
             )
         found[names[0]] = value
     return found
+
+
+def in_order(
+    names: tuple[str, ...], places: tuple[Any, ...], options: dict[str, Any], session: Any = None
+) -> Any:
+    """
+    Arguments that came in PyMongo's order, as it takes them after those that
+    have a name of their own here, among the options by their names.
+
+    @param options: is added to.
+    @param session: what came by that name.
+    @return: the session.
+
+    @raise TypeError: there are too many, or one is given twice.
+    """
+    if len(places) > len(names):
+        raise TypeError(f"no more than {', '.join(names)} can follow in order")
+    for name, value in zip(names, places, strict=False):
+        if value is None:
+            continue
+        if options.get(name) is not None or (name == "session" and session is not None):
+            raise TypeError(f"{name} is given twice")
+        if name == "session":
+            session = value
+        else:
+            options[name] = value
+    return session
 
 
 def options_of(scope: Scope) -> CommandOptions:

@@ -18,6 +18,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from tests.exports.stand import Stand
+from txmongokit.errors import ConfigurationError
 
 __all__ = ["Parameter", "problems"]
 
@@ -140,7 +141,11 @@ class Question:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                without = self._make(None, in_order=False)
+                try:
+                    without = self._make(None, in_order=False, beside=theirs)
+                except ConfigurationError:
+                    # The one is nothing without the other.
+                    without = self._make(None, in_order=False)
             except Exception as error:
                 return f"cannot be tried: {type(error).__name__}: {error}"
             try:
@@ -151,7 +156,9 @@ class Question:
             return ""
         return "makes no difference"
 
-    def _make(self, asked: Parameter | None, *, in_order: bool) -> list[str]:
+    def _make(
+        self, asked: Parameter | None, *, in_order: bool, beside: Parameter | None = None
+    ) -> list[str]:
         """What a call sends that has what it must have and, it may be, one argument more."""
         stand = Stand(self.surface)
         call = stand.subject(self.path)
@@ -176,6 +183,8 @@ class Question:
                     places.append(stand.sample(self.name, each.name))
                 else:
                     names[each.name] = stand.sample(self.name, each.name)
+        if beside is not None and not in_order and asked is None:
+            names.update(stand.companions(self.name, beside.name))
         if asked is not None and not in_order:
             names[asked.name] = stand.sample(self.name, asked.name)
             names.update(stand.companions(self.name, asked.name))

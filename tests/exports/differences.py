@@ -78,8 +78,29 @@ _NEW = {
     **_all(_UTILS, "txmongo.utils.", "check_deadline", "get_err", "timeout"),
 }
 
+_NOT_ITERABLE = (
+    "PyMongo has it to say that it cannot be iterated over, which Python says here; calling it is "
+    "an error that names the nearest method."
+)
+_VERSION = "What PyMongo is like is PyMongo's to tell."
+_CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
+_DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
+_COLLECTION = "pymongo.asynchronous.collection.AsyncCollection"
+_PYMONGO = {
+    **_all(_NOT_ITERABLE, f"{_CLIENT}.", "__iter__", "__next__", "next"),
+    **_all(_NOT_ITERABLE, f"{_DATABASE}.", "__iter__", "__next__", "next"),
+    **_all(_NOT_ITERABLE, f"{_COLLECTION}.", "__iter__", "__next__", "next"),
+    f"{_CLIENT}.eq_props": "It serves PyMongo's own comparisons of clients: each client is itself.",
+    f"{_CLIENT}(auto_encryption_opts)": (
+        "Client-side field level encryption is not supported: the option is refused."
+    ),
+    **_all(_VERSION, "pymongo.", "__version__", "version", "version_tuple", "has_c"),
+    **_all(_VERSION, "pymongo.", "get_version_string"),
+    **_all(_VERSION, "pymongo.", "MAX_SUPPORTED_WIRE_VERSION", "MIN_SUPPORTED_WIRE_VERSION"),
+}
+
 DIFFERENCES: dict[str, dict[str, str]] = {
     "txmongo-15.2.1": _SEED,
     "txmongo-26.0.0": _NEW,
-    "pymongo-4.20.0": {},
+    "pymongo-4.20.0": _PYMONGO,
 }

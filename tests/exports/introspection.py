@@ -110,7 +110,8 @@ def parameters(function: Any, skip: int) -> list[list[str | None]]:
             + [each for each in found if each[1] == "var_keyword"]
         )
     if found and found[-1][1] == "var_keyword":
-        text = inspect.getdoc(function) or ""
+        # What it had in older versions is told, too.
+        text = (inspect.getdoc(function) or "").partition(".. versionchanged")[0]
         known = {each[0] for each in found}
         for name in [*PARAMETER.findall(text), *BULLET.findall(text)]:
             if name not in known and not name[0].isupper():

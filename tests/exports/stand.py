@@ -10,9 +10,10 @@ from typing import Any
 
 import bson
 from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, TypeRegistry
 from bson.dbref import DBRef
 from bson.objectid import ObjectId
+from bson.son import SON
 from bson.timestamp import Timestamp
 from pymongo import CursorType, InsertOne, UpdateOne
 from pymongo.client_session import TransactionOptions  # type: ignore[attr-defined]  # documented
@@ -21,11 +22,13 @@ from pymongo.driver_info import DriverInfo
 from pymongo.operations import IndexModel, SearchIndexModel
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
+from pymongo.server_api import ServerApi
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from tests.deployments import Commands
 from tests.fakes import FakeRunner, cursor_reply
 from txmongokit import filter as qf
 from txmongokit.changestream import ChangeStream
@@ -207,6 +210,65 @@ SAMPLES: dict[str, Any] = {
     "wildcardProjection": {"a": 1},
     "write_concern": WriteConcern(w=3),
 }
+SAMPLES |= {
+    "appname": "shop",
+    "authMechanism": "SCRAM-SHA-1",
+    "authMechanismProperties": {"SERVICE_NAME": "other"},
+    "authSource": "users",
+    "compressors": "zlib",
+    "connect": True,
+    "connectTimeoutMS": 9000,
+    "datetime_conversion": "DATETIME_MS",
+    "directConnection": True,
+    "document_class": SON,
+    "driver": DriverInfo("wrapper"),
+    "enable_overload_retargeting": True,
+    "event_listeners": [Commands()],
+    "heartbeatFrequencyMS": 900,
+    "host": "elsewhere",
+    "journal": True,
+    "maxConnecting": 5,
+    "maxIdleTimeMS": 900,
+    "maxPoolSize": 5,
+    "maxStalenessSeconds": 100,
+    "max_adaptive_retries": 5,
+    "minPoolSize": 5,
+    "port": 5,
+    "readConcernLevel": "majority",
+    "readPreference": "nearest",
+    "readPreferenceTags": "a:b",
+    "replicaSet": "rs",
+    "retryReads": False,
+    "retryWrites": False,
+    "serverMonitoringMode": "poll",
+    "serverSelectionTimeoutMS": 900,
+    "server_api": ServerApi("1"),
+    "server_selector": list,
+    "socketTimeoutMS": 900,
+    "srvAllowedHostsSuffix": "example.com",
+    "srvMaxHosts": 2,
+    "srvServiceName": "other",
+    "srv_host_validator": bool,
+    "ssl": True,
+    "timeoutMS": 900,
+    "tls": True,
+    "tlsAllowInvalidCertificates": True,
+    "tlsAllowInvalidHostnames": True,
+    "tlsCAFile": __file__,
+    "tlsCRLFile": __file__,
+    "tlsCertificateKeyFile": __file__,
+    "tlsCertificateKeyFilePassword": "pencil",
+    "tlsDisableOCSPEndpointCheck": True,
+    "tlsInsecure": True,
+    "type_registry": TypeRegistry(fallback_encoder=str),
+    "tz_aware": True,
+    "unicode_decode_error_handler": "ignore",
+    "uuidRepresentation": "pythonLegacy",
+    "wTimeout": 900,
+    "wTimeoutMS": 900,
+    "waitQueueTimeoutMS": 900,
+    "zlibCompressionLevel": 5,
+}
 BY_DRIVER: dict[tuple[str, str], Any] = {
     (SEED, "sort"): SORT,
     (TXMONGO, "sort"): SORT,
@@ -243,6 +305,7 @@ BY_CALL: dict[str, Any] = {
     "start_session(default_transaction_options)": TransactionOptions(max_commit_time_ms=5),
     "create_search_index(name)": "other",
 }
+CLUSTER = "mongodb+srv://cluster.shop.example.com"
 # What an argument cannot be without.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "find(min)": {"hint": "a_1"},
@@ -251,6 +314,23 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "find_one(max)": {"hint": "a_1"},
     "find_raw_batches(min)": {"hint": "a_1"},
     "find_raw_batches(max)": {"hint": "a_1"},
+    "AsyncMongoClient(srvMaxHosts)": {"host": CLUSTER},
+    "AsyncMongoClient(srvServiceName)": {"host": CLUSTER},
+    "AsyncMongoClient(srvAllowedHostsSuffix)": {"host": CLUSTER},
+    "AsyncMongoClient(srv_host_validator)": {"host": CLUSTER},
+    "AsyncMongoClient(username)": {"password": "pencil"},
+    "AsyncMongoClient(password)": {"username": "user"},
+    "AsyncMongoClient(authSource)": {"username": "user", "password": "pencil"},
+    "AsyncMongoClient(authMechanism)": {"username": "user", "password": "pencil"},
+    "AsyncMongoClient(authMechanismProperties)": {
+        "username": "user",
+        "authMechanism": "GSSAPI",
+    },
+    "AsyncMongoClient(maxStalenessSeconds)": {"readPreference": "nearest"},
+    "AsyncMongoClient(readPreferenceTags)": {"readPreference": "nearest"},
+    "AsyncMongoClient(tlsCertificateKeyFilePassword)": {"tlsCertificateKeyFile": __file__},
+    "AsyncMongoClient(tlsCRLFile)": {"tls": True},
+    "AsyncMongoClient(zlibCompressionLevel)": {"compressors": "zlib"},
     "find_and_modify(query)": {"update": {"$set": {"x": 2}}},
     "find_and_modify(upsert)": {"update": {"$set": {"x": 2}}},
     "find_and_modify(remove)": {},
@@ -312,7 +392,7 @@ class RecordingPool(MongoClient):
     """A client with everything but the network."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("mongodb://holder", reactor=MemoryReactorClock(), **options)
+        super().__init__("mongodb://holder/app", reactor=MemoryReactorClock(), **options)
         self._recorder = Recorder()
 
     def record(self, recorder: Recorder) -> None:
@@ -329,6 +409,11 @@ class RecordingPool(MongoClient):
     def stream(self, command: Any, session: Any, on_result: Any) -> Deferred[None]:
         """Recorded."""
         return self._recorder.stream(command, session, on_result)
+
+
+def _client(*places: Any, **names: Any) -> MongoClient[Any]:
+    """A client, of options that are only looked at."""
+    return MongoClient(*places, reactor=MemoryReactorClock(), **names)
 
 
 @cache
@@ -369,10 +454,10 @@ class Stand:
             "txmongokit.gridfs.GridFS": lambda: GridFS(self._pool["db"]),
             "txmongokit.gridfs.GridFSBucket": lambda: GridFSBucket(self._pool["db"]),
         }
-        classes = {
+        classes: dict[str, Callable[..., Any]] = {
             "txmongokit.database.Database": Database,
             "txmongokit.collection.Collection": Collection,
-            "txmongokit.connection.MongoClient": MongoClient,
+            "txmongokit.connection.MongoClient": _client,
             "txmongokit.connection.ConnectionPool": ConnectionPool,
             "txmongokit.protocol.Msg": Msg,
             "txmongokit.sessions.SessionOptions": SessionOptions,
@@ -434,8 +519,10 @@ class Stand:
 
     def _shown(self, result: Any) -> str:
         if isinstance(result, CommandCursor | ChangeStream):
-            fetch = result.next() if isinstance(result, ChangeStream) else result.to_list()
-            return self._shown(fetch)
+            if isinstance(result, ChangeStream):
+                self._shown(result.next())
+                return self._shown(result.next())
+            return self._shown(result.to_list())
         if isinstance(result, Deferred):
             outcome: list[Any] = []
             result.addBoth(outcome.append)
@@ -453,6 +540,8 @@ class Stand:
                 for name in ("codec_options", "read_preference", "write_concern", "read_concern")
             ]
             return f"{result!r} {options}"
+        if isinstance(result, ConnectionPool):
+            return f"{result.uri} {result.client_options} {result.topology_description}"
         if isinstance(result, GridOut):
             return repr(result)
         if isinstance(result, SessionOptions):

@@ -38,7 +38,7 @@ class ProtocolTests(TestCase):
 
     timeout = 60
 
-    def setUp(self) -> Deferred[None]:
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         """Start a server and connect."""
         self.deployment: Deployment = standalone()
         self.addCleanup(self.deployment.close)
