@@ -10,12 +10,17 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_plus
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.fakeserver import FakeNetwork
+from txmongokit.connection import ConnectionPool
 from txmongokit.options import KEYWORDS, ClientOptions, read_client_options
 from txmongokit.testing import replica_set
 from txmongokit.uri import OPTION_NAMES
@@ -26,13 +31,20 @@ _SECONDS = 120
 # The documents with code, and how many blocks of it each has.
 _BLOCKS = {
     "authentication": 4,
+    "authentication-aws": 1,
+    "authentication-kerberos": 1,
+    "authentication-oidc": 3,
     "connecting": 5,
+    "discovery": 2,
     "from-txmongo": 3,
     "from-pymongo": 2,
     "load-balancers": 3,
+    "newer-servers": 2,
     "pool": 1,
-    "proxies-and-tracing": 3,
+    "proxies": 2,
+    "revocation": 2,
     "time": 3,
+    "tracing": 1,
     "transactions": 5,
     "tutorial": 2,
     "watching": 2,
@@ -62,6 +74,71 @@ def _code_blocks(path: Path) -> list[str]:
     The Python code blocks of a document.
     """
     return [textwrap.dedent(block) for block in _BLOCK.findall(path.read_text())]
+
+
+def _done(network: FakeNetwork, run: Callable[[ConnectionPool], Any]) -> Any:
+    """
+    The result of what is done with a client of a scripted server.
+    """
+    client = ConnectionPool("mongodb://a", reactor=network.clock, endpoint_factory=network.endpoint)
+    done = Deferred.fromCoroutine(run(client))
+    network.advance(1.0)
+    network.end(client)
+    found: list[Any] = []
+    done.addBoth(found.append)
+    return found.pop() if found else None
+
+
+def _moved(block: str) -> Any:
+    """
+    What writes on several collections give.
+    """
+    network = FakeNetwork()
+    server = network.add()
+    server.hello = {"maxWireVersion": 25}
+    reply = {
+        "cursor": {
+            "id": 0,
+            "ns": "admin.$cmd.bulkWrite",
+            "firstBatch": [
+                {"ok": 1, "idx": 0, "n": 1},
+                {"ok": 1, "idx": 1, "n": 1},
+                {"ok": 1, "idx": 2, "n": 1, "nModified": 1},
+            ],
+        },
+        "nErrors": 0,
+        "nInserted": 1,
+        "nMatched": 1,
+        "nModified": 1,
+        "nUpserted": 0,
+        "nDeleted": 1,
+        "ok": 1,
+    }
+    server.on_command = lambda body: reply if "bulkWrite" in body else {"ok": 1}
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return _done(network, lambda client: names["move"](client, {"_id": 7}))
+
+
+def _searched(block: str) -> Any:
+    """
+    The search index that there is for a while.
+    """
+    network = FakeNetwork()
+    indexes: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        if "createSearchIndexes" in body:
+            indexes.extend({"name": each["name"]} for each in body["indexes"])
+            return {"ok": 1, "indexesCreated": [{"id": "1", **each} for each in indexes]}
+        if "aggregate" in body:
+            return {"ok": 1, "cursor": {"id": 0, "ns": "app.things", "firstBatch": indexes}}
+        return {"ok": 1}
+
+    network.add().on_command = answer
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return _done(network, lambda client: names["index"](client.app.things))
 
 
 class CodeBlockTests(SynchronousTestCase):
@@ -115,9 +192,33 @@ class CodeBlockTests(SynchronousTestCase):
 
     def test_authentication(self) -> None:
         """
-        The ways to log in are taken, as far as that needs no server.
+        Users log in by password and by certificate; the other ways are taken,
+        as far as that needs no server.
         """
-        self.runs("authentication")
+        for name in ("", "-aws", "-kerberos", "-oidc"):
+            self.runs(f"authentication{name}")
+
+    def test_discovery(self) -> None:
+        """
+        Clients by names for DNS can be made.
+        """
+        self.runs("discovery")
+
+    def test_revocation(self) -> None:
+        """
+        The options about revoked certificates are taken, and one that was
+        revoked is refused.
+        """
+        self.runs("revocation")
+
+    def test_newer_servers(self) -> None:
+        """
+        What newer servers have is sent to one that is scripted.
+        """
+        self.runs("newer-servers")
+        writes, search = _code_blocks(_ROOT / "docs" / "newer-servers.rst")
+        self.assertEqual(_moved(writes), (1, 1))
+        self.assertEqual(_searched(search), {"name": "everything"})
 
     def test_time(self) -> None:
         """
@@ -137,12 +238,18 @@ class CodeBlockTests(SynchronousTestCase):
         """
         self.runs("pool")
 
-    def test_proxies_and_tracing(self) -> None:
+    def test_proxies(self) -> None:
         """
-        A client takes a proxy, and traces; L{tests.integration.test_proxies}
-        has the endpoint for HTTP proxies connect.
+        A client takes a proxy; L{tests.integration.test_proxies} has the
+        endpoint for HTTP proxies connect.
         """
-        self.runs("proxies-and-tracing")
+        self.runs("proxies")
+
+    def test_tracing(self) -> None:
+        """
+        A client traces.
+        """
+        self.runs("tracing")
 
     def test_watching(self) -> None:
         """

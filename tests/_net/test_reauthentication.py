@@ -11,7 +11,12 @@ from typing import Any
 
 import bson
 from bson.int64 import Int64
-from pymongo.auth_oidc import OIDCCallback, OIDCCallbackContext, OIDCCallbackResult
+from pymongo.auth_oidc import (
+    OIDCCallback,
+    OIDCCallbackContext,
+    OIDCCallbackResult,
+    OIDCIdPInfo,
+)
 from pymongo.cursor import CursorType
 from pymongo.monitoring import CommandListener
 from pymongo.server_api import ServerApi
@@ -494,7 +499,7 @@ class HumanProseTests(SpecificationTests):
         self.find(client)
         (context,) = self.human.contexts
         self.assertEqual(context.timeout_seconds, 300.0)
-        self.assertEqual((context.idp_info.issuer, context.idp_info.clientId), ("i", "c"))
+        self.assertEqual(context.idp_info, OIDCIdPInfo("i", "c"))
         self.assertIsNone(context.refresh_token)
 
     def test_hosts(self) -> None:

@@ -99,7 +99,7 @@ class HTTPProxyTests(ProxyTestCase):
 
     async def http_proxy(self) -> None:
         """See L{test_http_proxy}."""
-        guide = Path(__file__).parents[2] / "docs" / "proxies-and-tracing.rst"
+        guide = Path(__file__).parents[2] / "docs" / "proxies.rst"
         blocks = guide.read_text().split(".. code-block:: python\n\n")
         (code,) = (each for each in blocks if "class Tunnel(" in each)
         # The block ends where lines are indented no more.
