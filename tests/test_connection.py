@@ -12,12 +12,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork
-from txmongokit.connection import ConnectionPool, MongoConnection
+from txmongokit.connection import ConnectionPool, MongoClient, MongoConnection
 from txmongokit.errors import (
     AutoReconnect,
     ConfigurationError,
     InvalidOperation,
     OperationFailure,
+    PyMongoError,
     ServerSelectionTimeoutError,
 )
 from txmongokit.interfaces import IOperationRunner
@@ -286,3 +287,58 @@ class AuthenticateTests(SynchronousTestCase):
         client.aconnect()
         self.network.flush()
         self.assertEqual(seen[0]["client"]["driver"]["name"], "txmongokit|PyMongo|framework")
+
+
+class ServersTests(SynchronousTestCase):
+    """
+    What a client by PyMongo's name tells of its servers.
+    """
+
+    def client(self, network: FakeNetwork, **options: Any) -> MongoClient[dict[str, Any]]:
+        """A client of fake servers."""
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            "a:27017", reactor=network.clock, endpoint_factory=network.endpoint, **options
+        )
+        self.addCleanup(network.end, client)
+        return client
+
+    def test_members(self) -> None:
+        """The members of a set by what they are, and who takes writes."""
+        network = FakeNetwork()
+        network.replica_set("a", "b", "c")
+        client = self.client(network, replicaSet="rs")
+        self.assertEqual(client.nodes, frozenset())
+        self.assertIsNone(self.successResultOf(client.primary))
+        address, writable, mongos = client.address, client.is_primary, client.is_mongos
+        self.assertNoResult(address)
+        network.advance(1.0)
+        self.assertEqual(self.successResultOf(address), ("a", 27017))
+        self.assertIs(self.successResultOf(writable), True)
+        self.assertIs(self.successResultOf(mongos), False)
+        self.assertEqual(client.nodes, {("a", 27017), ("b", 27017), ("c", 27017)})
+        self.assertEqual(self.successResultOf(client.primary), ("a", 27017))
+        self.assertEqual(self.successResultOf(client.secondaries), {("b", 27017), ("c", 27017)})
+        self.assertEqual(self.successResultOf(client.arbiters), set())
+        self.assertEqual(client.read_preference.mode, 0)
+
+    def test_mongos(self) -> None:
+        """A mongos is known as one."""
+        network = FakeNetwork()
+        network.add().hello = {"msg": "isdbgrid"}
+        mongos = self.client(network).is_mongos
+        network.advance(1.0)
+        self.assertIs(self.successResultOf(mongos), True)
+
+    def test_context(self) -> None:
+        """Leaving the context closes the client."""
+        network = FakeNetwork()
+        network.add()
+
+        async def within() -> MongoClient[dict[str, Any]]:
+            async with self.client(network) as client:
+                return client
+
+        done = Deferred.fromCoroutine(within())
+        network.advance(2.0)
+        client = self.successResultOf(done)
+        self.failureResultOf(client["db"].command("ping"), PyMongoError)

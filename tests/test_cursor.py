@@ -714,3 +714,16 @@ class FlagTests(SynchronousTestCase):
         for copied in (copy.copy(cursor), copy.deepcopy(cursor)):
             self.assertIsNone(copied.cursor_id)
             self.assertEqual(copied._limit, 3)
+
+    def test_command_batch_size(self) -> None:
+        """A command's cursor takes a batch size for what is still to come."""
+        runner = FakeRunner(cursor_reply([{}], 5), cursor_reply([{}], more=True))
+        cursor = Database(runner, "db")["things"].aggregate([])
+        self.successResultOf(cursor.next_batch())
+        self.assertIs(cursor.batch_size(7), cursor)
+        self.successResultOf(cursor.next_batch())
+        self.assertEqual(runner.bodies[1]["batchSize"], 7)
+        with self.assertRaises(TypeError):
+            cursor.batch_size("7")
+        with self.assertRaises(ValueError):
+            cursor.batch_size(-1)

@@ -254,6 +254,18 @@ class CommandCursor(Generic[DocumentT]):
         self._by_iteration = mode is TimeoutMode.ITERATION
         self._tells_time = self._tells_time and (self._tailable or not self._by_iteration)
 
+    def batch_size(self, batch_size: int) -> Self:
+        """
+        The documents in each batch from the next one on; 0 for the server's
+        choice.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+            raise TypeError(f"batch_size must be a whole number, not {type(batch_size).__name__}")
+        if batch_size < 0:
+            raise ValueError("batch_size must not be negative")
+        self._batch_size = batch_size or None
+        return self
+
     # What it is and where it stands.
 
     def __repr__(self) -> str:
