@@ -515,7 +515,8 @@ class Executor:
                 call.writable, call.preference, limit, call.deprioritized
             )
         self._number(call)
-        told = (call.command.name, str(call.preference), call.operation_id)
+        operation = call.command.operation or call.command.name
+        told = (operation, str(call.preference), call.operation_id)
         observer.selection_started(*told, self._topology.description)
         try:
             server = self._select_now(call)
