@@ -308,7 +308,7 @@ class ServersTests(SynchronousTestCase):
         network.replica_set("a", "b", "c")
         client = self.client(network, replicaSet="rs")
         self.assertEqual(client.nodes, frozenset())
-        self.assertIsNone(self.successResultOf(client.primary))
+        self.assertIsNone(client.primary)
         address, writable, mongos = client.address, client.is_primary, client.is_mongos
         self.assertNoResult(address)
         network.advance(1.0)
@@ -316,9 +316,9 @@ class ServersTests(SynchronousTestCase):
         self.assertIs(self.successResultOf(writable), True)
         self.assertIs(self.successResultOf(mongos), False)
         self.assertEqual(client.nodes, {("a", 27017), ("b", 27017), ("c", 27017)})
-        self.assertEqual(self.successResultOf(client.primary), ("a", 27017))
-        self.assertEqual(self.successResultOf(client.secondaries), {("b", 27017), ("c", 27017)})
-        self.assertEqual(self.successResultOf(client.arbiters), set())
+        self.assertEqual(client.primary, ("a", 27017))
+        self.assertEqual(client.secondaries, {("b", 27017), ("c", 27017)})
+        self.assertEqual(client.arbiters, set())
         self.assertEqual(client.read_preference.mode, 0)
 
     def test_mongos(self) -> None:

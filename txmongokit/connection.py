@@ -741,104 +741,11 @@ class MongoClient(ConnectionPool[DocumentT]):
         if connect:
             self._topology.start()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *reason: object) -> None:
-        await self.disconnect()
-
     def aclose(self) -> Deferred[None]:
         """
         L{disconnect} by another of PyMongo's names.
         """
         return self.disconnect()
-
-    @property
-    def read_preference(self) -> Any:
-        """
-        The read preference that databases inherit.
-        """
-        return self.options.read_preference
-
-    @property
-    def nodes(self) -> frozenset[Address]:
-        """
-        The servers that are known just now, by host and port.
-        """
-        return frozenset(
-            address
-            for address, server in self.topology_description.server_descriptions().items()
-            if server.is_server_type_known
-        )
-
-    def _members(self, server_type: int) -> set[Address]:
-        return {
-            address
-            for address, server in self.topology_description.server_descriptions().items()
-            if server.server_type == server_type
-        }
-
-    @property
-    def primary(self) -> Deferred[Address | None]:
-        """
-        Fires with the replica set's primary as it is known just now, or C{None}.
-        """
-        found = self._members(SERVER_TYPE.RSPrimary)
-        return succeed(found.pop() if found else None)
-
-    @property
-    def secondaries(self) -> Deferred[set[Address]]:
-        """
-        Fires with the secondaries that are known just now.
-        """
-        return succeed(self._members(SERVER_TYPE.RSSecondary))
-
-    @property
-    def arbiters(self) -> Deferred[set[Address]]:
-        """
-        Fires with the arbiters that are known just now.
-        """
-        return succeed(self._members(SERVER_TYPE.RSArbiter))
-
-    async def _writable(self) -> ServerDescription:
-        self._topology.start()
-        limit = self._client_options.server_selection_timeout
-        server = await self._topology.select(True, ReadPreference.PRIMARY, limit)
-        return self.topology_description.server_descriptions()[server.address]
-
-    @property
-    def address(self) -> Deferred[Address]:
-        """
-        Fires with the server that takes writes, as soon as one is known; fails
-        as operations do where there is none.
-        """
-
-        async def address() -> Address:
-            return (await self._writable()).address
-
-        return Deferred.fromCoroutine(address())
-
-    @property
-    def is_primary(self) -> Deferred[bool]:
-        """
-        Fires with C{True} as soon as there is a server that takes writes.
-        """
-
-        async def is_primary() -> bool:
-            return (await self._writable()).is_writable
-
-        return Deferred.fromCoroutine(is_primary())
-
-    @property
-    def is_mongos(self) -> Deferred[bool]:
-        """
-        Fires with whether the server that takes writes is a mongos.
-        """
-
-        async def is_mongos() -> bool:
-            return (await self._writable()).server_type == SERVER_TYPE.Mongos
-
-        return Deferred.fromCoroutine(is_mongos())
 
 
 AsyncMongoClient = MongoClient
