@@ -53,6 +53,7 @@ PROTOCOLS = ("wire", "protocol")
 API = (
     "transactions",
     "sessions",
+    "orders",
     "scope",
     "exhaust",
     "cursorcalls",

@@ -4,7 +4,6 @@ Collections: reading and writing documents.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
@@ -23,6 +22,7 @@ from pymongo.results import (
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 
+from txmongokit import orders
 from txmongokit._sansio.commands.admin import Drop, ListCollections, RenameCollection
 from txmongokit._sansio.commands.arguments import (
     Keys,
@@ -40,12 +40,10 @@ from txmongokit._sansio.commands.bulk import (
     ensure_id,
 )
 from txmongokit._sansio.commands.read import (
-    Count,
     CountDocuments,
     Distinct,
     EstimatedCount,
     FindOne,
-    MapReduce,
     aggregate_command,
 )
 from txmongokit._sansio.commands.write import (
@@ -60,12 +58,20 @@ from txmongokit._sansio.commands.write import (
 )
 from txmongokit._sansio.transactions import bound_session
 from txmongokit.bulkwrite import run_bulk
-from txmongokit.changestream import ChangeStream
+from txmongokit.changestream import WATCHED, ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.filter import QueryFilter
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.legacy import LegacyScope, Query, deletion, pages, query, whole_reply
-from txmongokit.scope import INHERITED, by_kind, changed, options_of, written_in
+from txmongokit.legacy import LegacyScope, Query, deletion, pages, query, query_of, whole_reply
+from txmongokit.scope import (
+    INHERITED,
+    by_kind,
+    changed,
+    in_order,
+    options_of,
+    put_in_order,
+    written_in,
+)
 from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Collection", "aggregation"]
@@ -256,9 +262,13 @@ class Collection(LegacyScope, Generic[DocumentT]):
         if projection is not None:
             options["projection"] = projection
         if places or options or isinstance(filter, QueryFilter):
-            if len(places) > 2:
-                raise TypeError("find_one(filter, projection, skip, sort) takes no more in order")
-            options = {**dict(zip(("skip", "sort"), places, strict=False)), **options}
+            # TxMongo's third is the sort, PyMongo's a limit.
+            names: tuple[str, ...] = ("skip", "sort")
+            if type(places[1] if len(places) > 1 else None) is int:
+                names = orders.FIND_ONE
+            session = in_order(names, places, options, session)
+            if len(names) > 2:
+                _take(options, "limit", "batch_size", "no_cursor_timeout", "cursor_type")
             wanted = query(filter, options)
             if wanted.inherited or wanted.explained:
                 return self._special(wanted, session)
@@ -291,7 +301,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         no_cursor_timeout: Any = None,
         cursor_type: int = CursorType.NON_TAILABLE,
         sort: Keys | None = None,
-        *,
+        *places: Any,
         batch_size: int | None = None,
         max_await_time_ms: int | None = None,
         timeout_mode: TimeoutMode | str | None = None,
@@ -332,6 +342,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
             "session": session,
             **options,
         }
+        if places:
+            put_in_order(orders.FIND, places, arguments)
         found: Cursor[DocumentT] = self._found(query(filter, arguments))
         return found
 
@@ -359,7 +371,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         self,
         filter: Mapping[str, Any] | None = None,
         projection: Projection | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         limit: int = 0,
         batch_size: int | None = None,
@@ -371,17 +383,19 @@ class Collection(LegacyScope, Generic[DocumentT]):
         """
         As L{find}, with each document as BSON: batches are lists of bytes.
         """
-        return self._find(
-            filter,
-            {"projection": projection, **options},
-            session,
-            limit=limit,
-            batch_size=batch_size,
-            cursor_type=cursor_type,
-            max_await_time_ms=max_await_time_ms,
-            timeout_mode=timeout_mode,
-            raw=True,
-        )
+        of_cursor: dict[str, Any] = {
+            "limit": limit,
+            "batch_size": batch_size,
+            "cursor_type": cursor_type,
+            "max_await_time_ms": max_await_time_ms,
+            "timeout_mode": timeout_mode,
+        }
+        if places:
+            session = in_order(orders.FIND_ONE, places, options, session)
+            given = _take(options, *of_cursor)
+            of_cursor.update({name: value for name, value in given.items() if value})
+        arguments = {"projection": projection, **options}
+        return self._find(filter, arguments, session, raw=True, **of_cursor)
 
     def _find(
         self,
@@ -448,7 +462,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
     def aggregate_raw_batches(
         self,
         pipeline: Sequence[Mapping[str, Any]],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> CommandCursor[bytes]:
@@ -456,6 +470,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         As L{aggregate}, with each document as BSON: batches are lists of
         bytes.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         return self._aggregate(pipeline, session, {**options, "raw": True})
 
     def _aggregate(
@@ -477,7 +493,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
     def watch(
         self,
         pipeline: Sequence[Mapping[str, Any]] | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> ChangeStream[dict[str, Any]]:
@@ -485,13 +501,15 @@ class Collection(LegacyScope, Generic[DocumentT]):
         The changes to the collection, from now on or from where C{options}
         say: those of L{ChangeStream}, by PyMongo's names.
         """
+        if places:
+            session = in_order(WATCHED, places, options, session)
         place = self._database_name, self._name, self._limits(options)
         return ChangeStream(self._runner, *place, pipeline, session, **options)
 
     def count_documents(
         self,
         filter: Mapping[str, Any],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[int]:
@@ -501,6 +519,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param options: C{skip}, C{limit}, C{hint}, C{collation},
             C{comment}, C{let}, C{max_time_ms}, C{raw_data}.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         check_mapping("filter", filter)
         limits = self._limits(options)
         return self._run(
@@ -508,7 +528,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         )
 
     def estimated_document_count(
-        self, *, session: ClientSession | None = None, **options: Any
+        self, *places: Any, session: ClientSession | None = None, **options: Any
     ) -> Deferred[int]:
         """
         How many documents there are by the collection's metadata: fast, and
@@ -516,45 +536,18 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
         @param options: C{comment}, C{max_time_ms}, C{raw_data}.
         """
+        if places:
+            session = in_order(("comment",), places, options, session)
         limits = self._limits(options)
         return self._run(
             EstimatedCount(self._database_name, self._name, limits, **options), session
         )
 
-    def count(
-        self,
-        filter: Mapping[str, Any] | None = None,
-        fields: Projection | None = None,
-        *,
-        session: ClientSession | None = None,
-        **options: Any,
-    ) -> Deferred[int]:
-        """
-        How many documents match, by the C{count} command: inexact on shards.
-        Deprecated: L{count_documents} and L{estimated_document_count} do
-        better.
-
-        @param fields: is sent, and means nothing to servers.
-        @param options: C{skip}, C{limit}, C{hint}, C{collation},
-            C{comment}, C{max_time_ms}, C{raw_data}; C{spec}, TxMongo's name
-            of C{filter}.
-        """
-        warnings.warn(
-            "count is deprecated: use count_documents or estimated_document_count",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        filter = _query_of(filter, options)
-        if fields is not None:
-            options["fields"] = fields
-        limits = self._limits(options)
-        return self._run(Count(self._database_name, self._name, limits, filter, **options), session)
-
     def distinct(
         self,
         key: str,
         filter: Mapping[str, Any] | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[list[Any]]:
@@ -564,75 +557,22 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param options: C{collation}, C{comment}, C{hint}, C{max_time_ms},
             C{raw_data}; C{spec}, TxMongo's name of C{filter}.
         """
+        if places:
+            session = in_order(("session", "comment", "hint"), places, options, session)
         if not isinstance(key, str):
             raise TypeError(f"key must be a field's name, not {type(key).__name__}")
-        filter = _query_of(filter, options)
+        filter = query_of(filter, options)
         limits = self._limits(options)
         return self._run(
             Distinct(self._database_name, self._name, limits, key, filter, **options), session
         )
-
-    def map_reduce(
-        self,
-        map: Any,
-        reduce: Any,
-        *places: Any,
-        out: str | Mapping[str, Any] | None = None,
-        full_response: bool = False,
-        session: ClientSession | None = None,
-        **options: Any,
-    ) -> Deferred[Any]:
-        """
-        Run JavaScript over the documents.  Deprecated: use L{aggregate}.
-
-        @param map: JavaScript, as text or C{bson.Code}.
-        @param reduce: JavaScript, too.
-        @param places: C{out}, C{full_response}, or C{full_response} alone.
-        @param out: the collection for the results, or the server's own
-            document about it; without one they come back.
-        @param full_response: whether the result is the server's reply.
-        @param options: C{query}, C{sort}, C{limit}, C{finalize}, C{scope},
-            C{js_mode}, C{verbose}, C{bypass_document_validation},
-            C{collation}, C{comment}, C{max_time_ms}.
-        @return: fires with the results, or with the collection that has them.
-        """
-        warnings.warn("map_reduce is deprecated: use aggregate", DeprecationWarning, stacklevel=2)
-        limits = self._limits(options)
-        for place in places:
-            if isinstance(place, bool) and not full_response:
-                full_response = place
-            elif place is not None and out is None:
-                out = place
-            elif place is not None:
-                raise TypeError("map_reduce(map, reduce, out, full_response) takes no more")
-        target = {"inline": 1} if out is None else out
-        command = MapReduce(self._database_name, self._name, limits, map, reduce, target, **options)
-        reduced = self._run(command, session)
-        if full_response:
-            return reduced
-
-        def results(reply: dict[str, Any]) -> Any:
-            if "results" in reply:
-                return reply["results"]
-            found = reply.get("result")
-            if isinstance(found, Mapping):
-                return self._database.client[found["db"]][found["collection"]]
-            return None if found is None else self._database[found]
-
-        return reduced.addCallback(results)
-
-    def inline_map_reduce(self, map: Any, reduce: Any, **options: Any) -> Deferred[Any]:
-        """
-        L{map_reduce} whose results come back.  Deprecated, too.
-        """
-        return self.map_reduce(map, reduce, **options)
 
     # Writing.
 
     def insert_one(
         self,
         document: MutableMapping[str, Any] | RawBSONDocument,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[InsertOneResult]:
@@ -645,6 +585,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
             L{txmongokit.errors.DuplicateKeyError} where a unique index
             forbids it.
         """
+        if places:
+            session = in_order(orders.INSERT, places, options, session)
         identifier = ensure_id(document)
         limits = self._limits(options) if options else self._options
         command = InsertStatement(
@@ -661,7 +603,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         self,
         documents: Iterable[MutableMapping[str, Any] | RawBSONDocument],
         ordered: bool = True,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[InsertManyResult]:
@@ -674,6 +616,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @return: fires with the result; fails with
             L{txmongokit.errors.BulkWriteError}, which tells what was done.
         """
+        if places:
+            session = in_order(orders.INSERT, places, options, session)
         if isinstance(documents, Mapping) or not isinstance(documents, Iterable):
             raise TypeError(f"documents must be a list of them, not {type(documents).__name__}")
         bulk = self._bulk(ordered, session, options)
@@ -689,7 +633,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         self,
         requests: Sequence[Any],
         ordered: bool = True,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[BulkWriteResult]:
@@ -704,6 +648,13 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @return: fires with the result; fails with
             L{txmongokit.errors.BulkWriteError}, which tells what was done.
         """
+        if places:
+            session = in_order(
+                ("bypass_document_validation", "session", "comment", "let"),
+                places,
+                options,
+                session,
+            )
         if isinstance(requests, (str, Mapping)) or not isinstance(requests, Iterable):
             raise TypeError(f"requests must be a list of operations, not {type(requests).__name__}")
         bulk = self._bulk(ordered, session, options)
@@ -726,6 +677,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         filter: Mapping[str, Any],
         replacement: Mapping[str, Any],
         upsert: bool | None = None,
+        *places: Any,
         **options: Any,
     ) -> Deferred[UpdateResult]:
         """
@@ -733,6 +685,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
         @param options: as in L{update_one}, without C{array_filters}.
         """
+        if places:
+            put_in_order(orders.REPLACE_ONE, places, options)
         check_replacement(replacement)
         if options.get("array_filters") is not None:
             raise TypeError("replace_one has no option 'array_filters': use update_one")
@@ -743,6 +697,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         filter: Mapping[str, Any],
         update: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         upsert: bool | None = None,
+        *places: Any,
         **options: Any,
     ) -> Deferred[UpdateResult]:
         """
@@ -753,6 +708,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
             C{bypass_document_validation}, C{comment}, C{let},
             C{raw_data}, C{session}.
         """
+        if places:
+            put_in_order(orders.UPDATE_ONE, places, options)
         check_update(update)
         return self._update(filter, update, False, {"upsert": upsert, **options})
 
@@ -761,6 +718,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         filter: Mapping[str, Any],
         update: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         upsert: bool | None = None,
+        *places: Any,
         **options: Any,
     ) -> Deferred[UpdateResult]:
         """
@@ -768,6 +726,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
         @param options: as in L{update_one}, without C{sort}.
         """
+        if places:
+            put_in_order(orders.UPDATE_MANY, places, options)
         check_update(update)
         if options.get("sort") is not None:
             raise TypeError("update_many has no option 'sort': all that match are changed")
@@ -879,6 +839,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         sort: Keys | None = None,
         upsert: bool | None = None,
         return_document: bool = ReturnDocument.BEFORE,
+        *places: Any,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
@@ -888,6 +849,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
             C{collation}, C{comment}, C{hint}, C{let}, C{max_time_ms},
             C{raw_data}, C{session}.
         """
+        if places:
+            put_in_order(orders.FIND_ONE_AND_UPDATE, places, options)
         check_update(update)
         options.update(projection=projection, sort=sort, upsert=upsert)
         return self._modify(filter, update, options, return_document)
@@ -900,6 +863,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         sort: Keys | None = None,
         upsert: bool | None = None,
         return_document: bool = ReturnDocument.BEFORE,
+        *places: Any,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
@@ -908,6 +872,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param options: as in L{find_one_and_update}, without
             C{array_filters}.
         """
+        if places:
+            put_in_order(orders.FIND_ONE_AND, places, options)
         check_replacement(replacement)
         options.update(projection=projection, sort=sort, upsert=upsert)
         return self._modify(filter, replacement, options, return_document)
@@ -917,6 +883,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         filter: Mapping[str, Any],
         projection: Projection | None = None,
         sort: Keys | None = None,
+        *places: Any,
         **options: Any,
     ) -> Deferred[DocumentT | None]:
         """
@@ -925,6 +892,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param options: C{collation}, C{comment}, C{hint}, C{let},
             C{max_time_ms}, C{raw_data}, C{session}.
         """
+        if places:
+            put_in_order(orders.FIND_ONE_AND, places, options)
         options.update(projection=projection, sort=sort)
         return self._modify(filter, None, options)
 
@@ -950,7 +919,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
     # The collection itself.
 
     def drop(
-        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
+        self, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[None]:
         """
         Drop the collection.  That there is none is no error.
@@ -960,7 +929,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         return self._run(command, session).addCallback(lambda reply: None)
 
     def rename(
-        self, new_name: str, *, session: ClientSession | None = None, **options: Any
+        self, new_name: str, *places: Any, session: ClientSession | None = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         Rename the collection within its database.
@@ -968,6 +937,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param options: C{drop_target}, C{comment}.
         @return: fires with the server's reply.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         check_collection_name(new_name)
         limits = self._limits(options)
         command = RenameCollection(
@@ -976,7 +947,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         return self._run(command, session)
 
     def options(
-        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
+        self, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         What the collection was created with; empty where there is none.
@@ -1038,18 +1009,6 @@ def aggregation(
         **options,
     )
     return CommandCursor(runner, command, session, comment=options.get("comment"), **of_cursor)
-
-
-def _query_of(filter: Any, options: dict[str, Any]) -> Mapping[str, Any] | None:
-    """A query document by its name or TxMongo's first one, C{spec}."""
-    if "spec" in options:
-        if filter is not None:
-            raise TypeError("spec is the older name of filter: give one of them")
-        filter = options.pop("spec")
-    if filter is not None:
-        check_mapping("filter", filter)
-    found: Mapping[str, Any] | None = filter
-    return found
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from txmongokit._sansio.commands.indexes import (
 from txmongokit._sansio.commands.read import aggregate_command
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.interfaces import IOperationRunner
-from txmongokit.scope import Scope
+from txmongokit.scope import Scope, in_order
 from txmongokit.sessions import ClientSession
 
 __all__ = ["IndexedScope"]
@@ -55,7 +55,11 @@ class IndexedScope(Scope):
         self._name = name
 
     def create_index(
-        self, keys: Keys | None = None, *, session: ClientSession | None = None, **options: Any
+        self,
+        keys: Keys | None = None,
+        *places: Any,
+        session: ClientSession | None = None,
+        **options: Any,
     ) -> Deferred[str]:
         """
         Create an index.
@@ -66,6 +70,8 @@ class IndexedScope(Scope):
             L{create_indexes}.
         @return: fires with its name.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         keys = options.pop("sort_fields", keys)
         if keys is None:
             raise TypeError("create_index needs the keys of the index")
@@ -79,7 +85,7 @@ class IndexedScope(Scope):
     def create_indexes(
         self,
         indexes: Sequence[IndexModel],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[list[str]]:
@@ -90,6 +96,8 @@ class IndexedScope(Scope):
             C{raw_data}.
         @return: fires with their names.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         if not isinstance(indexes, (list, tuple)):
             raise TypeError(f"indexes must be a list of IndexModels, not {type(indexes).__name__}")
         for index in indexes:
@@ -103,9 +111,9 @@ class IndexedScope(Scope):
 
     def list_indexes(
         self,
-        *,
         session: ClientSession | None = None,
         comment: Any = None,
+        *,
         timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
@@ -129,7 +137,7 @@ class IndexedScope(Scope):
         )
 
     def index_information(
-        self, *, session: ClientSession | None = None, comment: Any = None, **options: Any
+        self, session: ClientSession | None = None, comment: Any = None, **options: Any
     ) -> Deferred[dict[str, Any]]:
         """
         The indexes by name: for each the C{key} pairs and its options.
@@ -148,7 +156,7 @@ class IndexedScope(Scope):
     def drop_index(
         self,
         index_or_name: Keys | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[None]:
@@ -159,6 +167,8 @@ class IndexedScope(Scope):
         @param index_or_name: C{index_identifier} in TxMongo.
         @param options: C{comment}, C{max_time_ms}, C{raw_data}.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         index: Any = options.pop("index_identifier", index_or_name)
         if index is None:
             raise TypeError("drop_index needs an index's name or keys")
@@ -170,13 +180,15 @@ class IndexedScope(Scope):
         return dropped.addCallback(lambda reply: None)
 
     def drop_indexes(
-        self, *, session: ClientSession | None = None, **options: Any
+        self, *places: Any, session: ClientSession | None = None, **options: Any
     ) -> Deferred[None]:
         """
         Drop all indexes but the one on C{_id}.
 
         @param options: as in L{drop_index}.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         return self.drop_index("*", session=session, **options)
 
     # Search indexes.
@@ -184,7 +196,7 @@ class IndexedScope(Scope):
     def create_search_index(
         self,
         model: Mapping[str, Any] | SearchIndexModel,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[str]:
@@ -195,13 +207,15 @@ class IndexedScope(Scope):
         @param options: C{comment}.
         @return: fires with its name.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         created = self.create_search_indexes([model], session=session, **options)
         return created.addCallback(lambda names: names[0])
 
     def create_search_indexes(
         self,
         models: Sequence[Mapping[str, Any] | SearchIndexModel],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[list[str]]:
@@ -211,6 +225,8 @@ class IndexedScope(Scope):
         @param options: C{comment}.
         @return: fires with their names.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         limits = self._limits(options)
         documents = [_search_index(model) for model in models]
         command = CreateSearchIndexes(self._database_name, self._name, limits, documents, **options)
@@ -222,7 +238,7 @@ class IndexedScope(Scope):
     def list_search_indexes(
         self,
         name: str | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         batch_size: int | None = None,
         timeout_mode: TimeoutMode | str | None = None,
@@ -235,6 +251,8 @@ class IndexedScope(Scope):
         @param options: those of an aggregation.
         @return: a cursor, which starts on its first use.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a search index's name, not {type(name).__name__}")
         limits = without_concerns(self._limits(options))
@@ -255,7 +273,7 @@ class IndexedScope(Scope):
         self,
         name: str,
         definition: Mapping[str, Any],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> Deferred[None]:
@@ -264,6 +282,8 @@ class IndexedScope(Scope):
 
         @param options: C{comment}.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         limits = self._limits(options)
         command = UpdateSearchIndex(
             self._database_name, self._name, limits, name, definition, **options
@@ -271,13 +291,15 @@ class IndexedScope(Scope):
         return self._run(command, session).addCallback(lambda reply: None)
 
     def drop_search_index(
-        self, name: str, *, session: ClientSession | None = None, **options: Any
+        self, name: str, *places: Any, session: ClientSession | None = None, **options: Any
     ) -> Deferred[None]:
         """
         Drop a search index.  That there is no collection is no error.
 
         @param options: C{comment}.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         limits = self._limits(options)
         command = DropSearchIndex(self._database_name, self._name, limits, name, **options)
         return self._run(command, session).addCallback(lambda reply: None)

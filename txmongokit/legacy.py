@@ -21,15 +21,18 @@ from twisted.python.failure import Failure
 
 from txmongokit._sansio.commands.arguments import (
     Keys,
+    Projection,
     check_mapping,
     is_operator_update,
     nearest,
 )
+from txmongokit._sansio.commands.read import Count, MapReduce
 from txmongokit._sansio.commands.write import raise_write_errors
 from txmongokit.cursor import CommandCursor, Cursor
 from txmongokit.errors import BulkWriteError
 from txmongokit.filter import QueryFilter
 from txmongokit.indexes import IndexedScope
+from txmongokit.sessions import ClientSession
 from txmongokit.types import (
     DELETE_SINGLE_REMOVE,
     INSERT_CONTINUE_ON_ERROR,
@@ -52,6 +55,7 @@ __all__ = [
     "deprecated",
     "pages",
     "query",
+    "query_of",
     "whole_reply",
 ]
 
@@ -317,6 +321,18 @@ def deletion(places: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]
         if value is not None:
             _put(options, name, value)
     return options
+
+
+def query_of(filter: Any, options: dict[str, Any]) -> Mapping[str, Any] | None:
+    """A query document by its name or TxMongo's first one, C{spec}."""
+    if "spec" in options:
+        if filter is not None:
+            raise TypeError("spec is the older name of filter: give one of them")
+        filter = options.pop("spec")
+    if filter is not None:
+        check_mapping("filter", filter)
+    found: Mapping[str, Any] | None = filter
+    return found
 
 
 def whole_reply(cursor: CommandCursor[Any]) -> Deferred[dict[str, Any]]:
@@ -593,6 +609,86 @@ class LegacyScope(IndexedScope):
                 "ok": 1.0,
             }
         )
+
+    def count(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        fields: Projection | None = None,
+        *,
+        session: ClientSession | None = None,
+        **options: Any,
+    ) -> Deferred[int]:
+        """
+        How many documents match, by the C{count} command: inexact on shards.
+        Deprecated: C{count_documents} and C{estimated_document_count} do
+        better.
+
+        @param fields: is sent, and means nothing to servers.
+        @param options: C{skip}, C{limit}, C{hint}, C{collation},
+            C{comment}, C{max_time_ms}, C{raw_data}; C{spec}, TxMongo's name
+            of C{filter}.
+        """
+        deprecated("count", "count_documents or estimated_document_count")
+        filter = query_of(filter, options)
+        if fields is not None:
+            options["fields"] = fields
+        limits = self._limits(options)
+        return self._run(Count(self._database_name, self._name, limits, filter, **options), session)
+
+    def map_reduce(
+        self,
+        map: Any,
+        reduce: Any,
+        *places: Any,
+        out: str | Mapping[str, Any] | None = None,
+        full_response: bool = False,
+        session: ClientSession | None = None,
+        **options: Any,
+    ) -> Deferred[Any]:
+        """
+        Run JavaScript over the documents.  Deprecated: use C{aggregate}.
+
+        @param map: JavaScript, as text or C{bson.Code}.
+        @param reduce: JavaScript, too.
+        @param places: C{out}, C{full_response}, or C{full_response} alone.
+        @param out: the collection for the results, or the server's own
+            document about it; without one they come back.
+        @param full_response: whether the result is the server's reply.
+        @param options: C{query}, C{sort}, C{limit}, C{finalize}, C{scope},
+            C{js_mode}, C{verbose}, C{bypass_document_validation},
+            C{collation}, C{comment}, C{max_time_ms}.
+        @return: fires with the results, or with the collection that has them.
+        """
+        deprecated("map_reduce", "aggregate")
+        limits = self._limits(options)
+        for place in places:
+            if isinstance(place, bool) and not full_response:
+                full_response = place
+            elif place is not None and out is None:
+                out = place
+            elif place is not None:
+                raise TypeError("map_reduce(map, reduce, out, full_response) takes no more")
+        target = {"inline": 1} if out is None else out
+        command = MapReduce(self._database_name, self._name, limits, map, reduce, target, **options)
+        reduced = self._run(command, session)
+        if full_response:
+            return reduced
+
+        def results(reply: dict[str, Any]) -> Any:
+            if "results" in reply:
+                return reply["results"]
+            found = reply.get("result")
+            if isinstance(found, Mapping):
+                return self._whole.database.client[found["db"]][found["collection"]]
+            return None if found is None else self._whole.database[found]
+
+        return reduced.addCallback(results)
+
+    def inline_map_reduce(self, map: Any, reduce: Any, **options: Any) -> Deferred[Any]:
+        """
+        L{map_reduce} whose results come back.  Deprecated, too.
+        """
+        return self.map_reduce(map, reduce, **options)
 
     # Indexes.
 

@@ -26,6 +26,7 @@ __all__ = [
     "changed",
     "in_order",
     "options_of",
+    "put_in_order",
     "written_in",
 ]
 
@@ -201,6 +202,13 @@ def in_order(
         else:
             options[name] = value
     return session
+
+
+def put_in_order(names: tuple[str, ...], places: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """
+    L{in_order} where the session is one of the options.
+    """
+    options["session"] = in_order(names, places, options, options.get("session"))
 
 
 def options_of(scope: Scope) -> CommandOptions:

@@ -82,6 +82,10 @@ _NOT_ITERABLE = (
     "PyMongo has it to say that it cannot be iterated over, which Python says here; calling it is "
     "an error that names the nearest method."
 )
+_CREATED = "Collections are created by create_collection(); PyMongo's asyncio client says so, too."
+_ENCRYPTED = "Client-side field level encryption is not supported."
+_ONE = "For one document it means nothing, and so is not taken by name; in order it may be there."
+_GONE = "Servers have not known it since 4.2 and refuse it; a hint to _id's index is a snapshot."
 _VERSION = "What PyMongo is like is PyMongo's to tell."
 _CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
 _DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
@@ -94,6 +98,12 @@ _PYMONGO = {
     f"{_CLIENT}(auto_encryption_opts)": (
         "Client-side field level encryption is not supported: the option is refused."
     ),
+    **_all(_CREATED, _COLLECTION, "(create)", "(session)", "(collation)"),
+    f"{_COLLECTION}.drop(encrypted_fields)": _ENCRYPTED,
+    **_all(_ONE, f"{_COLLECTION}.find_one", "(limit)", "(cursor_type)", "(batch_size)"),
+    **_all(_GONE, f"{_COLLECTION}.find", "(max_scan)", "(snapshot)"),
+    **_all(_GONE, f"{_COLLECTION}.find_one", "(max_scan)", "(snapshot)"),
+    **_all(_GONE, f"{_COLLECTION}.find_raw_batches", "(max_scan)", "(snapshot)"),
     **_all(_VERSION, "pymongo.", "__version__", "version", "version_tuple", "has_c"),
     **_all(_VERSION, "pymongo.", "get_version_string"),
     **_all(_VERSION, "pymongo.", "MAX_SUPPORTED_WIRE_VERSION", "MIN_SUPPORTED_WIRE_VERSION"),
