@@ -85,11 +85,14 @@ class Pair:
         self._stack.callback(_end, process)
         return process
 
-    def start(self, *arguments: str, twistd: bool = False) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, twistd: bool = False, subcommand: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
         """
         Start the replicator from source to destination.
 
         @param arguments: besides C{--from} and C{--to}.
+        @param subcommand: such as C{verify}.
         @param twistd: C{twistd -n mongosync} instead of
             C{python -m txmongokit.oplog}.
         """
@@ -100,7 +103,7 @@ class Pair:
         command: tuple[str, ...] = (sys.executable, "-m", "txmongokit.oplog")
         if twistd:
             command = (*_TWISTD, "-n", "--pidfile=", "mongosync")
-        return self._popen(command, arguments)
+        return self._popen((*command, *subcommand), arguments)
 
     def run(
         self, *arguments: str, twistd: bool = False, seconds: float = _SECONDS

@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +23,7 @@ from twisted.python import usage
 from txmongokit import __version__
 from txmongokit.replicator.selection import Selection, SelectionError
 
-__all__ = ["Arguments", "ArgumentsError", "Options", "parse", "redacted"]
+__all__ = ["Arguments", "ArgumentsError", "Options", "parse", "parse_verify", "redacted"]
 
 _TWISTD = "twistd mongosync"
 _DEFAULT_PORT = 27017
@@ -56,6 +56,9 @@ class Arguments:
     @ivar at_least_once: whether a destination that cannot apply a batch
         together with the checkpoint will do.
     @ivar log_level: the name of a L{twisted.logger.LogLevel}.
+    @ivar generations: how often a verification looks at what differs.
+    @ivar settle: how many seconds a verification waits for a replication
+        that stands still.
     """
 
     source: str
@@ -70,6 +73,8 @@ class Arguments:
     force_start: bool
     at_least_once: bool
     log_level: str
+    generations: int = 5
+    settle: float = 30.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,6 +144,10 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow a standalone destination whose version cannot apply a batch atomically",
     )
+    _add_log(other)
+
+
+def _add_log(other: Any) -> None:
     other.add_argument(
         "-l",
         "--log-level",
@@ -160,7 +169,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NS",
-        help="only these databases and collections (db or db.collection); repeatable",
+        help="only these: db, db.collection, a pattern as 'app_*.logs', or a regular expression "
+        "of the whole name as '/app_[0-9]+\\.logs/'; repeatable",
     )
     what.add_argument(
         "-x",
@@ -169,7 +179,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NS",
-        help="not these databases and collections; repeatable",
+        help="not these (the same forms); repeatable",
     )
     what.add_argument(
         "--rename",
@@ -177,7 +187,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="OLD=NEW",
-        help="write to other databases or collections; repeatable",
+        help="write to other databases or collections, also 'app_*=copy_*'; repeatable",
+    )
+    what.add_argument(
+        "--users", action="store_true", help="replicate users and roles, too (default: no)"
     )
 
 
@@ -228,6 +241,62 @@ def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> A
         raise ArgumentsError(_redacted_sentence(str(error))) from None
 
 
+def parse_verify(argv: Sequence[str]) -> Arguments:
+    """
+    Read the command line of C{python -m txmongokit.oplog verify}.
+
+    @param argv: what stands behind C{verify}.
+
+    @raise ArgumentsError: it cannot be used.
+    @raise SystemExit: C{--help} or C{--version} was given and is printed.
+    """
+    program = "python -m txmongokit.oplog verify"
+    parser = _Parser(
+        prog=program,
+        add_help=False,
+        allow_abbrev=False,
+        description="Compare a source and its copy while both move, range by range: documents, "
+        "collections, indexes and views. Exit status 1 if anything differs.",
+    )
+    _add_where(parser)
+    _add_what(parser)
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--generations",
+        default="5",
+        metavar="N",
+        help="look N times at what differs, each time after the replication has passed (default: "
+        "5; at least 2)",
+    )
+    how.add_argument(
+        "--settle",
+        default="30",
+        metavar="SECONDS",
+        help="wait so long for a replication that stands still (default: 30)",
+    )
+    _add_log(parser.add_argument_group("other"))
+    try:
+        given = parser.parse_args(list(argv))
+        found = _parser(program).parse_args(["--from", given.source, "--resume-file", "none"])
+        found.__dict__.update(vars(given))
+        generations = int(_number(given.generations, "--generations", 2))
+        return replace(
+            _arguments(found), generations=generations, settle=_number(given.settle, "--settle", 0)
+        )
+    except (ArgumentsError, SelectionError) as error:
+        raise ArgumentsError(_redacted_sentence(str(error))) from None
+
+
+def _number(text: str, option: str, least: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number < _LONGEST:
+        raise ArgumentsError(f"{option} {text!r} must be a number of at least {least:g}")
+    return number
+
+
 def _arguments(found: Any) -> Arguments:
     seconds, option = _start(found)
     database, _, collection = found.oplogns.partition(".")
@@ -240,7 +309,7 @@ def _arguments(found: Any) -> Arguments:
         seconds_back=seconds,
         seconds_option=option,
         follow=found.follow,
-        selection=Selection(found.ns, found.exclude, found.rename),
+        selection=Selection(found.ns, found.exclude, found.rename, found.users),
         resume_file=None if not file or file.lower() == "none" else Path(file),
         dry_run=found.dry_run,
         oplog_namespace=found.oplogns,

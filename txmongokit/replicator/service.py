@@ -54,7 +54,7 @@ from txmongokit.replicator.writers import (
 )
 from txmongokit.sessions import ClientSession
 
-__all__ = ["MongosyncService", "ReplicationFailed"]
+__all__ = ["MongosyncService", "ReplicationFailed", "checkpoint_key", "connect"]
 
 _EXPLAINED = (
     ApplyError,
@@ -183,14 +183,6 @@ class MongosyncService(Service):
 
     # Starting.
 
-    def _connect(self, uri: str, what: str) -> ConnectionPool:
-        # The server's log then says who it is, unless the user has a name for it.
-        name: dict[str, Any] = {} if "appname=" in uri.lower() else {"appname": "mongosync"}
-        try:
-            return ConnectionPool(uri, reactor=self._reactor, **name)
-        except (InvalidURI, ConfigurationError) as error:
-            raise ReplicationFailed(f"{what} {redacted(uri)}: {error}") from error
-
     async def _inspect(self, pool: ConnectionPool, uri: str, what: str) -> Deployment:
         try:
             return await inspect(pool)
@@ -207,8 +199,8 @@ class MongosyncService(Service):
         from_file = None if arguments.resume_file is None else read_position(arguments.resume_file)
         if resume_file is not None:
             check_writable(resume_file)
-        self._source = self._connect(arguments.source, "source")
-        self._destination = self._connect(arguments.destination, "destination")
+        self._source = connect(self._reactor, arguments.source, "source")
+        self._destination = connect(self._reactor, arguments.destination, "destination")
         source = await self._inspect(self._source, arguments.source, "source")
         tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
         self._check_source(source)
@@ -221,7 +213,7 @@ class MongosyncService(Service):
         destination = await self._inspect(self._destination, arguments.destination, "destination")
         self._check_destination(source, destination)
         store = CheckpointStore(
-            self._destination, _key(source, arguments), _about(source, arguments)
+            self._destination, checkpoint_key(source, arguments), _about(source, arguments)
         )
         stored = await store.load()
         if stored is not None and stored.applied:
@@ -427,6 +419,21 @@ class MongosyncService(Service):
                 )
 
 
+def connect(reactor: Any, uri: str, what: str) -> ConnectionPool:
+    """
+    A client of a deployment.
+
+    @param what: C{source} or C{destination}.
+    @raise ReplicationFailed: the connection string cannot be used.
+    """
+    # The server's log then says who it is, unless the user has a name for it.
+    name: dict[str, Any] = {} if "appname=" in uri.lower() else {"appname": "mongosync"}
+    try:
+        return ConnectionPool(uri, reactor=reactor, **name)
+    except (InvalidURI, ConfigurationError) as error:
+        raise ReplicationFailed(f"{what} {redacted(uri)}: {error}") from error
+
+
 def _call_off(result: Any, call: IDelayedCall) -> Any:
     if call.active():
         call.cancel()
@@ -456,7 +463,10 @@ async def _claim(
     return await store.take_over(session, None if start.from_checkpoint else first)
 
 
-def _key(source: Deployment, arguments: Arguments) -> str:
+def checkpoint_key(source: Deployment, arguments: Arguments) -> str:
+    """
+    The C{_id} of a replication's checkpoint.
+    """
     return f"{source.set_name} {arguments.selection.fingerprint()}"
 
 
