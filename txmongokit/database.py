@@ -25,12 +25,12 @@ from txmongokit._sansio.commands.admin import (
 from txmongokit._sansio.commands.arguments import check_database_name, nearest
 from txmongokit._sansio.commands.base import CommandOptions, CursorBatch, RunCommand
 from txmongokit._sansio.commands.read import CursorCommand
-from txmongokit.changestream import ChangeStream
+from txmongokit.changestream import WATCHED, ChangeStream
 from txmongokit.collection import Collection, aggregation
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.errors import CollectionInvalid, InvalidOperation
 from txmongokit.legacy import deprecated
-from txmongokit.scope import Scope, by_kind, changed
+from txmongokit.scope import Scope, by_kind, changed, in_order, put_in_order
 from txmongokit.sessions import ClientSession
 from txmongokit.types import ConnectionInfo
 
@@ -286,13 +286,13 @@ class Database(Scope, Generic[DocumentT]):
         self,
         command: str | Mapping[str, Any],
         value: Any = 1,
-        *,
         read_preference: Any = None,
         codec_options: CodecOptions[Any] | None = None,
         session: ClientSession | None = None,
-        batch_size: int | None = None,
         comment: Any = None,
         max_await_time_ms: int | None = None,
+        *,
+        batch_size: int | None = None,
         cursor_type: int = CursorType.NON_TAILABLE,
         timeout_mode: TimeoutMode | str | None = None,
         **arguments: Any,
@@ -340,7 +340,7 @@ class Database(Scope, Generic[DocumentT]):
     def aggregate(
         self,
         pipeline: Sequence[Mapping[str, Any]],
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> CommandCursor[dict[str, Any]]:
@@ -348,24 +348,28 @@ class Database(Scope, Generic[DocumentT]):
         Run a pipeline that belongs to no collection (C{$currentOp},
         C{$documents}, ...); see L{Collection.aggregate}.
         """
+        if places:
+            session = in_order(("session",), places, options, session)
         limits = self._limits(options)
         return aggregation(self._runner, self._name, None, limits, pipeline, session, options)
 
     def watch(
         self,
         pipeline: Sequence[Mapping[str, Any]] | None = None,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         **options: Any,
     ) -> ChangeStream[dict[str, Any]]:
         """
         The changes to all collections; see L{Collection.watch}.
         """
+        if places:
+            session = in_order(WATCHED, places, options, session)
         limits = self._limits(options)
         return ChangeStream(self._runner, self._name, None, limits, pipeline, session, **options)
 
     def dereference(
-        self, dbref: DBRef, *, session: ClientSession | None = None, **options: Any
+        self, dbref: DBRef, *places: Any, session: ClientSession | None = None, **options: Any
     ) -> Deferred[DocumentT | None]:
         """
         The document that a reference points to.
@@ -376,6 +380,8 @@ class Database(Scope, Generic[DocumentT]):
         @raise TypeError: it is no C{DBRef}.
         @raise ValueError: it points into another database.
         """
+        if places:
+            session = in_order(("session", "comment"), places, options, session)
         if not isinstance(dbref, DBRef):
             raise TypeError(f"dbref must be a bson DBRef, not {type(dbref).__name__}")
         if dbref.database is not None and dbref.database != self._name:
@@ -495,11 +501,13 @@ class Database(Scope, Generic[DocumentT]):
         return self._run(command, session)
 
     def drop_collection(
-        self, name_or_collection: str | Collection[Any], **options: Any
+        self, name_or_collection: str | Collection[Any], *places: Any, **options: Any
     ) -> Deferred[None]:
         """
         Drop a collection; see L{Collection.drop}.
         """
+        if places:
+            put_in_order(("session", "comment"), places, options)
         return self[_collection_name(name_or_collection)].drop(**options)
 
     def drop(
@@ -514,7 +522,7 @@ class Database(Scope, Generic[DocumentT]):
 
     def list_collections(
         self,
-        *,
+        *places: Any,
         session: ClientSession | None = None,
         timeout_mode: TimeoutMode | str | None = None,
         **options: Any,
@@ -526,6 +534,8 @@ class Database(Scope, Generic[DocumentT]):
             C{batch_size}, C{comment}, C{raw_data}.
         @return: a cursor, which starts on its first use.
         """
+        if places:
+            session = in_order(("session", "filter", "comment"), places, options, session)
         limits = self._limits(options)
         batch_size = options.pop("batchSize", options.pop("batch_size", None))
         command = ListCollections(self._name, limits, batch_size=batch_size, **options)
@@ -539,13 +549,17 @@ class Database(Scope, Generic[DocumentT]):
         )
 
     def list_collection_names(
-        self, *, filter: Mapping[str, Any] | None = None, **options: Any
+        self, *places: Any, filter: Mapping[str, Any] | None = None, **options: Any
     ) -> Deferred[list[str]]:
         """
         The names of the collections and views.
 
         @param options: as in L{list_collections}.
         """
+        if places:
+            options["filter"] = filter
+            put_in_order(("session", "filter", "comment"), places, options)
+            filter = options.pop("filter")
         # Names alone need no lock on each collection, but allow no other filter.
         name_only = None if filter and set(filter) != {"name"} else True
         listed = self.list_collections(

@@ -86,6 +86,11 @@ _CREATED = "Collections are created by create_collection(); PyMongo's asyncio cl
 _ENCRYPTED = "Client-side field level encryption is not supported."
 _ONE = "For one document it means nothing, and so is not taken by name; in order it may be there."
 _GONE = "Servers have not known it since 4.2 and refuse it; a hint to _id's index is a snapshot."
+_MADE = (
+    "Cursors, streams and sessions are made by the calls that give them, which take all of this."
+)
+_FLAGS = "PyMongo has it here to refuse it; a cursor of files takes it as any other."
+_GRIDFS = "gridfs.asynchronous.grid_file"
 _VERSION = "What PyMongo is like is PyMongo's to tell."
 _CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
 _DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
@@ -98,6 +103,191 @@ _PYMONGO = {
     f"{_CLIENT}(auto_encryption_opts)": (
         "Client-side field level encryption is not supported: the option is refused."
     ),
+    **_all(
+        _MADE,
+        "gridfs.asynchronous.grid_file.AsyncGridOutCursor",
+        *(
+            "(collection)",
+            "(skip)",
+            "(limit)",
+            "(no_cursor_timeout)",
+            "(sort)",
+            "(batch_size)",
+            "(session)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.change_stream.AsyncChangeStream",
+        *(
+            "(target)",
+            "(pipeline)",
+            "(full_document)",
+            "(resume_after)",
+            "(max_await_time_ms)",
+            "(batch_size)",
+            "(collation)",
+            "(start_at_operation_time)",
+            "(session)",
+            "(start_after)",
+            "(comment)",
+            "(full_document_before_change)",
+            "(show_expanded_events)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.change_stream.AsyncClusterChangeStream",
+        *(
+            "(target)",
+            "(pipeline)",
+            "(full_document)",
+            "(resume_after)",
+            "(max_await_time_ms)",
+            "(batch_size)",
+            "(collation)",
+            "(start_at_operation_time)",
+            "(session)",
+            "(start_after)",
+            "(comment)",
+            "(full_document_before_change)",
+            "(show_expanded_events)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.change_stream.AsyncCollectionChangeStream",
+        *(
+            "(target)",
+            "(pipeline)",
+            "(full_document)",
+            "(resume_after)",
+            "(max_await_time_ms)",
+            "(batch_size)",
+            "(collation)",
+            "(start_at_operation_time)",
+            "(session)",
+            "(start_after)",
+            "(comment)",
+            "(full_document_before_change)",
+            "(show_expanded_events)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.change_stream.AsyncDatabaseChangeStream",
+        *(
+            "(target)",
+            "(pipeline)",
+            "(full_document)",
+            "(resume_after)",
+            "(max_await_time_ms)",
+            "(batch_size)",
+            "(collation)",
+            "(start_at_operation_time)",
+            "(session)",
+            "(start_after)",
+            "(comment)",
+            "(full_document_before_change)",
+            "(show_expanded_events)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.client_session.AsyncClientSession",
+        *(
+            "(client)",
+            "(server_session)",
+            "(options)",
+            "(implicit)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.command_cursor.AsyncCommandCursor",
+        *(
+            "(collection)",
+            "(cursor_info)",
+            "(address)",
+            "(batch_size)",
+            "(max_await_time_ms)",
+            "(session)",
+            "(comment)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.command_cursor.AsyncRawBatchCommandCursor",
+        *(
+            "(collection)",
+            "(cursor_info)",
+            "(address)",
+            "(batch_size)",
+            "(max_await_time_ms)",
+            "(session)",
+            "(comment)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.cursor.AsyncCursor",
+        *(
+            "(collection)",
+            "(filter)",
+            "(projection)",
+            "(skip)",
+            "(limit)",
+            "(no_cursor_timeout)",
+            "(cursor_type)",
+            "(sort)",
+            "(allow_partial_results)",
+            "(oplog_replay)",
+            "(batch_size)",
+            "(collation)",
+            "(hint)",
+            "(max_scan)",
+            "(max_time_ms)",
+            "(max)",
+            "(min)",
+            "(return_key)",
+            "(show_record_id)",
+            "(snapshot)",
+            "(comment)",
+            "(session)",
+            "(allow_disk_use)",
+            "(let)",
+        ),
+    ),
+    **_all(
+        _MADE,
+        "pymongo.asynchronous.cursor.AsyncRawBatchCursor",
+        *(
+            "(database)",
+            "(options)",
+            "(filter)",
+            "(arguments)",
+            "(collection)",
+            "(args)",
+            "(kwargs)",
+        ),
+    ),
+    **_all(_GONE, "pymongo.asynchronous.cursor.", "AsyncCursor.max_scan"),
+    **_all(_GONE, "pymongo.asynchronous.cursor.", "AsyncRawBatchCursor.max_scan"),
+    f"{_GRIDFS}.AsyncGridOutCursor.max_scan": _GONE,
+    **_all(_FLAGS, f"{_GRIDFS}.AsyncGridOutCursor.add_option", "(mask)", "(args)", "(kwargs)"),
+    **_all(_FLAGS, f"{_GRIDFS}.AsyncGridOutCursor.remove_option", "(mask)", "(args)", "(kwargs)"),
+    f"{_GRIDFS}.AsyncGridOut.write(value)": "Both refuse to write to a file that is read.",
+    "pymongo.asynchronous.client_session.AsyncClientSession.__copy__": (
+        "PyMongo has it to refuse; a session is one place in a conversation."
+    ),
+    "pymongo.asynchronous.command_cursor.AsyncRawBatchCommandCursor.__getitem__": (
+        "PyMongo has it to refuse; so does Python here."
+    ),
+    f"{_DATABASE}.create_collection(check_exists)": (
+        "The server says itself that there is one, without a second command; ask for the check."
+    ),
+    f"{_DATABASE}.create_collection(encryptedFields)": _ENCRYPTED,
+    f"{_DATABASE}.drop_collection(encrypted_fields)": _ENCRYPTED,
     **_all(_CREATED, _COLLECTION, "(create)", "(session)", "(collation)"),
     f"{_COLLECTION}.drop(encrypted_fields)": _ENCRYPTED,
     **_all(_ONE, f"{_COLLECTION}.find_one", "(limit)", "(cursor_type)", "(batch_size)"),

@@ -24,7 +24,15 @@ from txmongokit.gridfs.filesystem import GridFS
 from txmongokit.gridfs.place import DEFAULT_CHUNK_SIZE
 from txmongokit.gridfs.upload import GridIn
 
+AsyncGridFS, AsyncGridFSBucket = GridFS, GridFSBucket
+AsyncGridIn, AsyncGridOut, AsyncGridOutCursor = GridIn, GridOut, GridOutCursor
+
 __all__ = [
+    "AsyncGridFS",
+    "AsyncGridFSBucket",
+    "AsyncGridIn",
+    "AsyncGridOut",
+    "AsyncGridOutCursor",
     "DEFAULT_CHUNK_SIZE",
     "CorruptGridFile",
     "Delivery",
