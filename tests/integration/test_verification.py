@@ -17,6 +17,7 @@ from benchmarks.load import Load, finish, user_databases
 from tests.replicas import Client, Pair, wait_for
 
 _OFF = ("--resume-file", "none")
+_MOMENT = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 _IDS: list[Any] = [
     *(1, 2.5, Int64(2**40), Decimal128("7.5"), float("nan"), -0.0, "a", "Z", "b", None, True),
     *(
@@ -193,8 +194,7 @@ class DifferenceTests(SynchronousTestCase):
 
     def test_time_series(self) -> None:
         """The buckets of a time series are compared, too."""
-        at = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-        self.pair.here["app"]["series"].insert_one({"at": at, "n": 1})
+        self.pair.here["app"]["series"].insert_one({"at": _MOMENT, "n": 1})
         self.assert_found("app.system.buckets.series: the document with _id")
 
     def test_many(self) -> None:

@@ -239,13 +239,13 @@ class SchemaTests(SynchronousTestCase):
 
     def test_indexes(self) -> None:
         """Missing, too many, other options, other keys."""
-        here = [
+        here: list[dict[str, Any]] = [
             {"name": "_id_", "key": {"_id": 1}, "v": 2},
             {"name": "a", "key": {"x": 1, "y": 1}, "unique": True},
             {"name": "b", "key": {"b": 1}, "background": True},
             {"name": "c", "key": {"c": 1}},
         ]
-        there = [
+        there: list[dict[str, Any]] = [
             {"name": "_id_", "key": {"_id": 1}, "v": 1, "ns": "a.b"},
             {"name": "a", "key": {"y": 1, "x": 1}, "unique": False},
             {"name": "b", "key": {"b": 1.0}},
@@ -271,13 +271,8 @@ class ReportTests(SynchronousTestCase):
         """One line where nothing differs."""
         report = Report(collections=2, documents=100, size=5000, seconds=2.0)
         self.assertTrue(report.equal)
-        self.assertEqual(
-            list(report.lines()),
-            [
-                "compared 2 collections, 100 documents, 5000 bytes in 2.0 s (50 documents/s), "
-                "looked again at 0: equal"
-            ],
-        )
+        text = "compared 2 collections, 100 documents, 5000 bytes in 2.0 s (50 documents/s), "
+        self.assertEqual(list(report.lines()), [f"{text}looked again at 0: equal"])
 
     def test_differences(self) -> None:
         """A hundred are named, all are counted."""

@@ -15,6 +15,7 @@ from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.checkpoint import CheckpointStore, ForeignCheckpointError
 from txmongokit.replicator.inspection import DeploymentError, inspect, same_deployment
+from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.service import ReplicationFailed, checkpoint_key, connect
 from txmongokit.replicator.verification import Follower, Verification
 from txmongokit.replicator.writers import without_documents
@@ -43,7 +44,7 @@ async def _check(reactor: Any, arguments: Arguments, say: Callable[[str], Any]) 
         for uri, what in ((arguments.source, "source"), (arguments.destination, "destination")):
             pools.append(connect(reactor, uri, what))
         return await _compare(reactor, arguments, pools[0], pools[1], say)
-    except (DeploymentError, ForeignCheckpointError) as error:
+    except (DeploymentError, ForeignCheckpointError, SelectionError) as error:
         raise ReplicationFailed(str(error)) from error
     except OperationFailure as error:
         raise ReplicationFailed(

@@ -10,7 +10,7 @@ is two ranges and the suspects, however large the data is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ _RANGE = 20_000
 # C{_id}s in one look-up, and the bytes that they may have.
 _TOGETHER, _TOGETHER_BYTES = 1_000, 4_000_000
 # Suspects that are remembered, and the bytes that their C{_id}s may have.
-_MOST, _MOST_BYTES = 100_000, 32_000_000
+_MOST, _MOST_BYTES = 30_000, 16_000_000
 # A cursor that was lost with its server, its collection or its place.
 _LOST = frozenset({43, 136, 175, 237})
 _UNDEFINED, _MAX_KEY = 0x06, 0x7F
@@ -151,7 +151,7 @@ class _Suspect:
 def in_scope(selection: Selection, namespace: str) -> bool:
     """
     Whether something in the source would be replicated to a namespace of the
-    destination.
+    destination; what is renamed by a pattern is not found out.
     """
     database, _, name = namespace.partition(".")
     if database in _SERVERS_OWN or name in _INTERNAL:
@@ -163,7 +163,9 @@ def in_scope(selection: Selection, namespace: str) -> bool:
             origins.add(old)
         elif new == database:
             origins.add(f"{old}.{name}")
-    return any(selection.destination(origin) == namespace for origin in origins)
+    return any(
+        selection.selects(origin) and selection.renamed(origin) == namespace for origin in origins
+    )
 
 
 class Verification:
@@ -238,7 +240,8 @@ class Verification:
         previous: set[Difference] | None = None
         found: set[Difference] = set()
         for _ in range(self._generations):
-            here, there = await self._listed(0), await self._listed(1)
+            here = await self._listed(0)
+            there = await self._listed(1, here)
             fresh = [
                 each
                 for name, each in sorted(here.items())
@@ -260,7 +263,7 @@ class Verification:
         for difference in sorted(found, key=str):
             self.report.add(difference)
 
-    async def _listed(self, side: int) -> dict[str, Listed]:
+    async def _listed(self, side: int, expected: Container[str] = ()) -> dict[str, Listed]:
         """What a side has of what is replicated, by its name in the destination."""
         pool = self._pools[side]
         found: dict[str, Listed] = {}
@@ -270,7 +273,8 @@ class Verification:
                 if item["name"] in _INTERNAL:
                     continue
                 if side:
-                    name = namespace if in_scope(self._selection, namespace) else None
+                    ours = namespace in expected or in_scope(self._selection, namespace)
+                    name = namespace if ours else None
                 else:
                     name = self._selection.destination(namespace)
                 if name is not None:
