@@ -38,6 +38,7 @@ _BLOCKS = {
     "discovery": 2,
     "from-txmongo": 3,
     "from-pymongo": 2,
+    "gridfs": 5,
     "load-balancers": 3,
     "newer-servers": 2,
     "pool": 1,
@@ -231,6 +232,12 @@ class CodeBlockTests(SynchronousTestCase):
         Sessions, transactions and change streams do what the guide asserts.
         """
         self.runs("transactions")
+
+    def test_gridfs(self) -> None:
+        """
+        Files go up and come down, over HTTP, too, as the guide has it.
+        """
+        self.runs("gridfs")
 
     def test_pool(self) -> None:
         """
