@@ -37,6 +37,7 @@ class Progress:
     @ivar skipped: entries that the selection leaves out.
     @ivar position: of the last entry that is applied.
     @ivar read: of the last entry that was read.
+    @ivar size: bytes of the oplog that were read.
     """
 
     applied: int = 0
@@ -45,6 +46,7 @@ class Progress:
     position: int = 0
     read: int = 0
     missing: int = 0
+    size: int = 0
 
 
 class Replication:
@@ -88,12 +90,29 @@ class Replication:
         self._last_advance = reactor.seconds()
         self._reading: Deferred[list[bytes]] | None = None
         self._stopping = False
+        self._paused: Deferred[None] | None = None
+
+    def pause(self) -> None:
+        """
+        Write what was read, move the checkpoint there, and wait.
+        """
+        if self._paused is None:
+            self._paused = Deferred()
+
+    def resume(self) -> None:
+        """
+        Go on after a pause.
+        """
+        paused, self._paused = self._paused, None
+        if paused is not None:
+            paused.callback(None)
 
     def stop(self) -> None:
         """
         Finish what was read, move the checkpoint there, and end.
         """
         self._stopping = True
+        self.resume()
         if self._reading is not None:
             self._reading.cancel()
 
@@ -108,6 +127,10 @@ class Replication:
             while not self._stopping and (until is None or self.progress.read < until):
                 if await self._take(await self._read(), until):
                     break
+                if self._paused is not None:
+                    await self._submit(whole=True)
+                    await self._written()
+                    await self._paused
                 if not self._tailer.ready:
                     await self._submit()
             await self._submit(whole=True)
@@ -133,6 +156,7 @@ class Replication:
 
     async def _take(self, documents: list[bytes], until: int | None) -> bool:
         """Put entries into batches; whether the end was reached."""
+        self.progress.size += sum(map(len, documents))
         for raw in documents:
             entry = parse_entry(raw)
             if until is not None and entry.ts > until:
