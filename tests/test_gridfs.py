@@ -327,6 +327,11 @@ class UploadTests(SynchronousTestCase):
         self.assertRaises(InvalidOperation, setattr, stream, "metadata", {})
         self.successResultOf(stream.set("metadata", {}))
         self.assertEqual(runner.statements(2)[0]["u"], {"$set": {"metadata": {}}})
+        runner = FakeRunner(KNOWN, DONE, {"n": 1, "nModified": 1, "ok": 1})
+        odd = bucket(runner).open_upload_stream_with_id({"$gt": 0}, "f")
+        self.successResultOf(odd.close())
+        self.successResultOf(odd.set("a", 1))
+        self.assertEqual(runner.statements(2)[0]["q"], {"_id": {"$eq": {"$gt": 0}}})
 
     def test_text(self) -> None:
         """Strings need an encoding; anything else is refused."""
@@ -426,6 +431,37 @@ class DownloadTests(SynchronousTestCase):
         self.assertRaises(OSError, stream.seek, -1)
         self.assertRaises(OSError, stream.seek, 0, 9)
 
+    def test_seek_closes(self) -> None:
+        """What was read ahead of the old position is given up on the server, too."""
+        first = cursor_reply(CHUNKS[:1], 7, namespace="db.fs.chunks")
+        runner, stream = self.opened(first, Deferred(), DONE, cursor_reply(CHUNKS[2:]))
+        self.successResultOf(stream.readchunk())
+        self.successResultOf(stream.seek(8))
+        self.assertEqual(self.successResultOf(stream.read()), b"89")
+        self.assertEqual(runner.names[2:], ["getMore", "killCursors", "find"])
+
+    def test_batches(self) -> None:
+        """A few bytes ask for a few chunks, all of them for as many as make up 2 MB."""
+        file = {"_id": 1, "length": 1 << 30, "chunkSize": 1 << 10}
+        data = [chunk(number, bytes(1 << 10)) for number in range(5)]
+        for size, expected in ((10, 4), (4500, 5), (-1, 2048)):
+            first = cursor_reply(data, 7, namespace="db.fs.chunks")
+            waiting: Deferred[dict[str, Any]] = Deferred()
+            runner = FakeRunner(cursor_reply([file]), first, waiting)
+            stream = self.successResultOf(bucket(runner).open_download_stream(1))
+            reading = stream.read(size)
+            self.assertEqual(runner.bodies[1]["batchSize"], expected)
+            self.successResultOf(stream.close())
+            reading.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def test_odd_id(self) -> None:
+        """A file whose own id has operators gets its own chunks."""
+        file = {**FILE, "_id": {"$gt": 0}}
+        runner = FakeRunner(cursor_reply([file]), cursor_reply(CHUNKS))
+        stream = self.successResultOf(bucket(runner).open_download_stream_by_name("f"))
+        self.successResultOf(stream.read())
+        self.assertEqual(runner.bodies[1]["filter"], {"files_id": {"$eq": {"$gt": 0}}})
+
     def test_read_ahead(self) -> None:
         """The next batch is asked for before the first is read."""
         first = cursor_reply(CHUNKS[:1], 7, namespace="db.fs.chunks")
@@ -462,6 +498,8 @@ class DownloadTests(SynchronousTestCase):
             ([CHUNKS[0], CHUNKS[2]], "expected chunk #1 but found chunk with n=2"),
             ([CHUNKS[0], chunk(1, b"4"), CHUNKS[2]], "truncated chunk #1"),
             ([*CHUNKS[:2], chunk(2, b"8")], "truncated chunk #2"),
+            ([*CHUNKS[:2], chunk(2, b"89x")], "expected chunk length to be 2"),
+            ([chunk(0, b"01234"), *CHUNKS[1:]], "expected chunk length to be 4"),
             ([*CHUNKS, chunk(3, b"x")], "expected 3 chunks but found chunk with n=3"),
             ([{"n": 0, "data": "text"}], "no binary data"),
         ):

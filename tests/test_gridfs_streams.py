@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -133,13 +134,15 @@ class GridFSTests(SynchronousTestCase):
 
     def test_find_one(self) -> None:
         """By id or query; nothing is no error."""
-        runner = FakeRunner(cursor_reply([FILE]), cursor_reply([]))
+        runner = FakeRunner(cursor_reply([FILE]), cursor_reply([]), cursor_reply([]))
         files = filesystem(runner)
         found = self.successResultOf(files.find_one(1))
         assert found is not None
         self.assertEqual(found._id, 1)
         self.assertIsNone(self.successResultOf(files.find_one({"filename": "g"})))
         self.assertEqual(runner.bodies[1]["filter"], {"filename": "g"})
+        self.successResultOf(files.find_one(re.compile(".")))
+        self.assertEqual(list(runner.bodies[2]["filter"]["_id"]), ["$eq"])
 
     def test_find_one_like_pymongo(self) -> None:
         """What follows the session goes to find, by place or by name; a limit means nothing."""
