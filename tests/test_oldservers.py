@@ -111,12 +111,60 @@ class VersionTests(OldServerCase):
     """The way that is chosen, by wire version."""
 
     def test_too_old(self) -> None:
-        """Servers before 3.0 are refused with a sentence that says what is needed."""
+        """Servers before 3.0 fail operations as soon as they are known, and say what is needed."""
         for version in (0, 2):
             self.start(version)
-            sentence = self.error(self.things.find_one({}), ServerSelectionTimeoutError, 3.0)
-            self.assertIn(f"wire version {version}", sentence)
-            self.assertIn("MongoDB 3.0", sentence)
+            for operation in (
+                lambda: self.things.find_one({}),
+                lambda: self.things.insert_one({}),
+                lambda: self.things.find({}),
+                lambda: self.pool["db"].command("ping"),
+                lambda: self.things.with_options(read_preference=ReadPreference.NEAREST).find(),
+            ):
+                sentence = self.error(operation(), ConfigurationError, 0.0)
+                self.assertIn(f"a:27017 has wire version {version}", sentence)
+                self.assertIn("at least 3 (MongoDB 3.0)", sentence)
+            self.assertEqual(self.server.commands, [])
+            self.assertEqual(self.server.attempts, 1)
+
+    def test_too_new(self) -> None:
+        """So do servers that no longer understand us."""
+        self.start(99, minWireVersion=90)
+        sentence = self.error(self.things.find_one({}), ConfigurationError, 0.0)
+        self.assertIn("a:27017 needs wire version 90, and at most", sentence)
+        self.assertIn("upgrade txmongokit", sentence)
+
+    def test_upgraded(self) -> None:
+        """A server that is upgraded in its place serves at the next look."""
+        self.start(2)
+        self.error(self.things.find_one({}), ConfigurationError, 0.0)
+        self.server.hello["maxWireVersion"] = 17
+        self.server.lose_all()
+        self.network.advance(11.0)
+        self.assertEqual(self.done(self.things.find({})), DOCUMENTS)
+
+    def test_too_old_member(self) -> None:
+        """One member that is too old fails operations, though there is another primary."""
+        self.start(17)
+        network = FakeNetwork()
+        network.replica_set("a", "b")
+        network.servers[("b", 27017)].hello["maxWireVersion"] = 2
+        pool = ConnectionPool(
+            "a:27017,b:27017/?replicaSet=rs",
+            reactor=network.clock,
+            endpoint_factory=network.endpoint,
+            serverSelectionTimeoutMS=20_000,
+            minPoolSize=2,
+        )
+        self.addCleanup(network.end, pool)
+        self.successResultOf(pool.aconnect())
+        network.advance(1.0)
+        waiting = pool["db"]["things"].insert_one({})
+        network.advance(0.0)
+        sentence = str(self.failureResultOf(waiting, ConfigurationError).value)
+        self.assertIn("b:27017 has wire version 2", sentence)
+        # Nobody connects to it for operations.
+        self.assertEqual(network.servers[("b", 27017)].attempts, 1)
 
     def test_cursors(self) -> None:
         """A find with two batches, and one that is given up, on servers of any age."""

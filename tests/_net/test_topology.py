@@ -133,10 +133,13 @@ class TopologyTests(TopologyTestCase):
         server = self.network.add()
         server.hello = {"maxWireVersion": 2}
         topology = self.topology("mongodb://a")
-        waiting = self.primary(topology, 1.0)
-        self.network.advance(1.0)
-        failure = self.failureResultOf(waiting, ConfigurationError, ServerSelectionTimeoutError)
-        self.assertIn("wire version", str(failure.value))
+        waiting = self.primary(topology)
+        self.network.flush()
+        failure = self.failureResultOf(waiting, ConfigurationError)
+        self.assertIn("a:27017 has wire version 2", str(failure.value))
+        address = topology.select_at(("a", 27017), 5.0)
+        self.failureResultOf(address, ConfigurationError)
+        self.assertFalse(topology.server(("a", 27017)).pool.ready)
         server.hello = {}
         self.network.advance(11.0)
         self.successResultOf(self.primary(topology))

@@ -187,6 +187,9 @@ class HandshakeTests(SynchronousTestCase):
             ConfigurationError, self.play, {**PRIMARY, "maxWireVersion": 2}, credentials=USER
         )
         self.assertIn("3.0", str(error))
+        # A monitor is there to tell what it is.
+        result = self.play({**PRIMARY, "maxWireVersion": 2}, monitoring=True)[1]
+        self.assertEqual(result.info.max_wire_version, 2)
 
     def test_compressors(self) -> None:
         """Those that both know, in our order."""

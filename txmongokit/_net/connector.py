@@ -515,6 +515,7 @@ class Connector:
             nonce=_nonce,
             memory=self._authenticator.memory,
             load_balanced=options.load_balanced and not attempt.monitoring,
+            monitoring=attempt.monitoring,
         )
 
         greeting: QueryExchange | None = None

@@ -41,6 +41,7 @@ from txmongokit._sansio.sdam import (
 )
 from txmongokit._sansio.selection import choose, select_servers, selection_error
 from txmongokit._sansio.transactions import newer_cluster_time
+from txmongokit._sansio.wireversions import check_compatible, is_compatible
 from txmongokit.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -300,7 +301,8 @@ class Topology:
         @param deprioritized: servers to avoid where others will do.
 
         @return: fails with L{ServerSelectionTimeoutError}, which says what
-            is known of each server.  Cancelling leaves the queue.
+            is known of each server, and at once with L{ConfigurationError}
+            where one's version is not supported.  Cancelling leaves the queue.
         """
         try:
             server = self.select_now(writable, read_preference, deprioritized)
@@ -329,7 +331,10 @@ class Topology:
 
     def _known(self, address: Address) -> Server | None:
         server = self.server(address)
-        return server if server.pool.ready else None
+        if server.pool.ready:
+            return server
+        check_compatible(self.description)
+        return None
 
     def _wait(self, wish: _Wish, timeout: float) -> Deferred[Server]:
         waiting = self._waiters.join(timeout, partial(self._too_late, wish, timeout), wish)
@@ -386,9 +391,12 @@ class Topology:
         previous = self.description.server_descriptions().get(description.address)
         if previous is not None and is_stale(previous, description):
             return
-        if description.is_readable or (
-            description.is_server_type_known
-            and self.description.topology_type == TOPOLOGY_TYPE.Single
+        if is_compatible(description) and (
+            description.is_readable
+            or (
+                description.is_server_type_known
+                and self.description.topology_type == TOPOLOGY_TYPE.Single
+            )
         ):
             server.pool.resume()
         self._update(description)

@@ -207,6 +207,7 @@ def handshake(
     nonce: Callable[[], bytes],
     memory: LoginMemory,
     load_balanced: bool = False,
+    monitoring: bool = False,
 ) -> Generator[Wanted, Any, HandshakeResult]:
     """
     Introduce ourselves and log in.
@@ -216,6 +217,8 @@ def handshake(
     @param memory: what earlier log-ins have left.
     @param load_balanced: whether a load balancer chooses the server, which
         must then name its service (load balancers specification).
+    @param monitoring: whether the server is only asked what it is: one that
+        is too old is then no error, so that it becomes known what it is.
 
     @raise OperationFailure: logging in failed, or C{hello} did.
     @raise NotPrimaryError: the server is shutting down.
@@ -253,6 +256,8 @@ def handshake(
         raise_command_error({**reply, "errmsg": text}, None)
     _check_types(address, reply)
     hello = Hello(dict(reply))
+    if hello.max_wire_version < OLDEST and not monitoring:
+        raise too_old(format_address(address), hello.max_wire_version)
     info = _info(address, hello)
     if load_balanced:
         info = _behind_balancer(info, reply)
@@ -343,8 +348,6 @@ def _check_types(address: Address, reply: Mapping[str, Any]) -> None:
 
 
 def _info(address: Address, hello: Hello[dict[str, Any]]) -> ConnectionInfo:
-    if hello.max_wire_version < OLDEST:
-        raise too_old(format_address(address), hello.max_wire_version)
     max_message_size = hello.max_message_size
     if hello.max_wire_version < OP_MSG:
         # Every statement is in the one document of a command.

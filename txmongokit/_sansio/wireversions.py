@@ -7,12 +7,13 @@ PyMongo's.
 
 from __future__ import annotations
 
+from pymongo.server_description import ServerDescription
 from pymongo.topology_description import TopologyDescription
 
 from txmongokit.errors import ConfigurationError
 from txmongokit.types import format_address
 
-__all__ = ["COMMAND_CURSORS", "OLDEST", "OP_MSG", "check_compatible", "too_old"]
+__all__ = ["COMMAND_CURSORS", "OLDEST", "OP_MSG", "check_compatible", "is_compatible", "too_old"]
 
 OLDEST = 3
 """
@@ -39,6 +40,11 @@ def too_old(where: str, wire_version: int) -> ConfigurationError:
     )
 
 
+def is_compatible(server: ServerDescription) -> bool:
+    """Whether a server is neither too old nor too new to be spoken to."""
+    return server.max_wire_version >= OLDEST and server.min_wire_version <= _NEWEST
+
+
 def check_compatible(description: TopologyDescription) -> None:
     """
     Whether all known servers can be spoken to (server-discovery-and-monitoring
@@ -50,13 +56,12 @@ def check_compatible(description: TopologyDescription) -> None:
         description.check_compatible()
     except ConfigurationError:
         for server in description.server_descriptions().values():
-            where = format_address(server.address)
-            if not server.is_server_type_known:
+            if is_compatible(server) or not server.is_server_type_known:
                 continue
+            where = format_address(server.address)
             if server.max_wire_version < OLDEST:
                 raise too_old(where, server.max_wire_version) from None
-            if server.min_wire_version > _NEWEST:
-                raise ConfigurationError(
-                    f"{where} needs wire version {server.min_wire_version}, and at most {_NEWEST} "
-                    "is spoken here: upgrade txmongokit"
-                ) from None
+            raise ConfigurationError(
+                f"{where} needs wire version {server.min_wire_version}, and at most {_NEWEST} "
+                "is spoken here: upgrade txmongokit"
+            ) from None
