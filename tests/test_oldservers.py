@@ -23,7 +23,6 @@ from txmongokit.errors import (
     CursorNotFound,
     NotPrimaryError,
     OperationFailure,
-    ServerSelectionTimeoutError,
 )
 
 DOCUMENTS = [{"_id": number} for number in range(5)]
