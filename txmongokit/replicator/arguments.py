@@ -21,6 +21,7 @@ from urllib.parse import quote_plus
 from twisted.python import usage
 
 from txmongokit import __version__
+from txmongokit.replicator.segments import DEFAULT_TASKS
 from txmongokit.replicator.selection import Selection, SelectionError
 
 __all__ = ["Arguments", "ArgumentsError", "Options", "parse", "parse_verify", "redacted"]
@@ -56,6 +57,9 @@ class Arguments:
     @ivar at_least_once: whether a destination that cannot apply a batch
         together with the checkpoint will do.
     @ivar log_level: the name of a L{twisted.logger.LogLevel}.
+    @ivar clone: whether to copy what the source has before following it.
+    @ivar clone_tasks: how many parts of it are copied at once.
+    @ivar drop: whether what is in the clone's way is dropped.
     @ivar generations: how often a verification looks at what differs.
     @ivar settle: how many seconds a verification waits for a replication
         that stands still.
@@ -73,6 +77,9 @@ class Arguments:
     force_start: bool
     at_least_once: bool
     log_level: str
+    clone: bool = False
+    clone_tasks: int = DEFAULT_TASKS
+    drop: bool = False
     generations: int = 5
     settle: float = 30.0
 
@@ -97,6 +104,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     _add_where(parser)
     _add_what(parser)
     _add_when(parser)
+    _add_clone(parser)
     _add_other(parser)
     return parser
 
@@ -159,6 +167,25 @@ def _add_log(other: Any) -> None:
     )
     other.add_argument("--version", action="version", version=f"txmongokit {__version__}")
     other.add_argument("--help", action="help", help="show this text")
+
+
+def _add_clone(parser: argparse.ArgumentParser) -> None:
+    clone = parser.add_argument_group("clone")
+    clone.add_argument(
+        "--clone",
+        action="store_true",
+        help="first copy what the source has; if interrupted, the same again goes on with it",
+    )
+    clone.add_argument(
+        "--clone-tasks",
+        metavar="N",
+        help=f"copy N parts at once (default: {DEFAULT_TASKS})",
+    )
+    clone.add_argument(
+        "--drop",
+        action="store_true",
+        help="drop what is in the way of a new clone (without it, that is an error)",
+    )
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -316,7 +343,25 @@ def _arguments(found: Any) -> Arguments:
         force_start=found.force_start,
         at_least_once=found.at_least_once,
         log_level=found.log_level,
+        clone=found.clone,
+        clone_tasks=_clone_tasks(found, option),
+        drop=found.drop,
     )
+
+
+def _clone_tasks(found: Any, start: str | None) -> int:
+    """How many tasks; and whether the options fit together."""
+    for option, given in (("--clone-tasks", found.clone_tasks), ("--drop", found.drop)):
+        if given and not found.clone:
+            raise ArgumentsError(f"{option} belongs to --clone: give that, too, or leave it out")
+    if found.clone and start is not None:
+        raise ArgumentsError(f"{start} contradicts --clone, which begins now: give one of them")
+    if found.clone_tasks is None:
+        return DEFAULT_TASKS
+    text = found.clone_tasks
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 64:
+        raise ArgumentsError(f"--clone-tasks {text!r} must be a number from 1 to 64")
+    return int(text)
 
 
 def _start(found: Any) -> tuple[float | None, str | None]:

@@ -24,14 +24,17 @@ from txmongokit.replicator.checkpoint import (
     FencedError,
     ForeignCheckpointError,
 )
+from txmongokit.replicator.cloning import CloneError
 from txmongokit.replicator.ddl import UnsupportedDDL
 from txmongokit.replicator.entries import UnsupportedEntry, parse_entry, timestamp
+from txmongokit.replicator.initial import CloneRun
 from txmongokit.replicator.inspection import (
     Deployment,
     DeploymentError,
     inspect,
     same_deployment,
 )
+from txmongokit.replicator.ledger import COPY
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.resumefile import (
@@ -45,6 +48,7 @@ from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
 from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
 from txmongokit.replicator.tailer import OplogGap, Tailer
+from txmongokit.replicator.window import Window
 from txmongokit.replicator.writers import (
     ApplyError,
     BatchWriter,
@@ -58,6 +62,7 @@ __all__ = ["MongosyncService", "ReplicationFailed", "checkpoint_key", "connect"]
 
 _EXPLAINED = (
     ApplyError,
+    CloneError,
     DeploymentError,
     FencedError,
     ForeignCheckpointError,
@@ -218,7 +223,12 @@ class MongosyncService(Service):
         stored = await store.load()
         if stored is not None and stored.applied:
             bounds = await self._caught_up(tailer, bounds, stored.position)
-        start = decide(
+        clone = CloneRun(self._reactor, self._source, self._destination, arguments, store.key)
+        start = await clone.start(stored, *bounds)
+        if start is not None and arguments.dry_run:
+            await clone.describe()
+            return
+        start = start or decide(
             seconds_back=arguments.seconds_back,
             option=arguments.seconds_option,
             force_start=arguments.force_start,
@@ -233,7 +243,7 @@ class MongosyncService(Service):
         for warning in start.warnings:
             self._log.warn("{warning}", warning=warning)
         first = _first(start, await self._verify_start(tailer, start))
-        await self._go(tailer, store, stored, start, first, destination, bounds[1])
+        await self._go(tailer, store, stored, start, first, destination, bounds[1], clone)
 
     async def _caught_up(
         self, tailer: Tailer, bounds: tuple[int, int], position: int
@@ -302,6 +312,7 @@ class MongosyncService(Service):
         first: Checkpoint,
         destination: Deployment,
         newest: int,
+        clone: CloneRun,
     ) -> None:
         arguments = self._arguments
         assert self._destination is not None
@@ -323,22 +334,57 @@ class MongosyncService(Service):
             at=timestamp(checkpoint.position),
             origin=start.origin,
         )
+        dialect = Dialect.for_server(destination.version, probed=await self._probe(destination))
+
+        async def replicate(
+            checkpoint: Checkpoint,
+            until: int | None,
+            window: Window | None = None,
+        ) -> Checkpoint:
+            return await self._follow(checkpoint, writer, window or schema, dialect, until, window)
+
+        if not arguments.dry_run:
+            checkpoint = await clone.run(
+                checkpoint,
+                store,
+                schema,
+                lambda now, window: replicate(now, now.window_end, window),
+            )
+        if self.running:
+            await replicate(checkpoint, None if arguments.follow else newest)
+
+    async def _follow(
+        self,
+        checkpoint: Checkpoint,
+        writer: BatchWriter,
+        schema: SchemaWriter | Window,
+        dialect: Dialect,
+        until: int | None,
+        window: Window | None,
+    ) -> Checkpoint:
+        """Replicate from a checkpoint to a position, or for ever; where it then is."""
+        arguments = self._arguments
+        assert self._source is not None
+        tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
         tailer.start(checkpoint.position, verify=checkpoint.applied, term=checkpoint.term)
-        self._replication = Replication(
+        replication = self._replication = Replication(
             self._reactor,
             tailer,
             writer,
             schema,
             arguments.selection,
-            Dialect.for_server(destination.version, probed=await self._probe(destination)),
+            dialect,
             checkpoint,
             saved=lambda checkpoint: self._save(checkpoint.position),
+            route=None if window is None else window.route,
         )
-        self._reporter = LoopingCall(self._report)
-        self._reporter.clock = self._reactor
-        self._reporter.start(_REPORT_EVERY, now=False)
+        if self._reporter is None:
+            self._reporter = LoopingCall(self._report)
+            self._reporter.clock = self._reactor
+            self._reporter.start(_REPORT_EVERY, now=False)
         self._reported = (self._reactor.seconds(), 0)
-        await self._replication.run(None if arguments.follow else newest)
+        await replication.run(until)
+        return replication.checkpoint
 
     def _writer(
         self,
@@ -471,4 +517,7 @@ def checkpoint_key(source: Deployment, arguments: Arguments) -> str:
 
 
 def _about(source: Deployment, arguments: Arguments) -> dict[str, Any]:
-    return {"source": source.identity, "selection": arguments.selection.describe()}
+    about = {"source": source.identity, "selection": arguments.selection.describe()}
+    if arguments.clone:
+        about["clone"] = {"phase": COPY, "planned": False}
+    return about

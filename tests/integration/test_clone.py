@@ -1,0 +1,226 @@
+"""
+Cloning between two real deployments: an equal copy, of everything, whatever
+happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from bson import (
+    Binary,
+    Code,
+    DatetimeMS,
+    Decimal128,
+    Int64,
+    MaxKey,
+    MinKey,
+    ObjectId,
+    Timestamp,
+)
+from pymongo import IndexModel
+from pymongo.collation import Collation
+from pymongo.errors import PyMongoError
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from benchmarks.load import checkpoint_gaps, differences
+from tests.replicas import Client, Pair, wait_for
+
+_CLONE = ("--resume-file", "none", "--clone")
+
+
+def documents(count: int, start: int = 0, size: int = 100) -> list[dict[str, Any]]:
+    """Documents with numbers from C{start} on."""
+    return [{"_id": n, "n": n, "text": "x" * size} for n in range(start, start + count)]
+
+
+def described(client: Client, database: str) -> dict[str, Any]:
+    """Views and time series of a database, which the load's comparison leaves out."""
+    return {
+        found["name"]: (found["type"], found.get("options"))
+        for found in client[database].list_collections()
+        if found["type"] != "collection"
+    }
+
+
+class CloneTests(SynchronousTestCase):
+    """
+    C{--clone} from one set of one to another.
+    """
+
+    def setUp(self) -> None:
+        """Two replica sets of one member."""
+        self.pair = Pair()
+        self.addCleanup(self.pair.close)
+        self.here, self.there = self.pair.here, self.pair.there
+        self.version = tuple(self.here.server_info()["versionArray"])
+
+    def clone(self, *arguments: str, **options: Any) -> str:
+        """Clone to the end, which must be a good one."""
+        status, output = self.pair.run(*_CLONE, *arguments, **options)
+        self.assertEqual(status, 0, output)
+        return output
+
+    def refused(self, *arguments: str) -> str:
+        """Run to an end that is a bad one."""
+        status, output = self.pair.run(*arguments)
+        self.assertEqual(status, 1, output)
+        return output
+
+    def assert_equal(self, output: str = "") -> None:
+        """Source and destination have the same data and the same catalog."""
+        self.assertEqual(list(differences(self.here, self.there)), [], output)
+        self.assertEqual(list(checkpoint_gaps(self.there)), [])
+        for name in self.here.list_database_names():
+            if name not in ("admin", "config", "local"):
+                self.assertEqual(described(self.here, name), described(self.there, name))
+
+    def phase(self) -> Any:
+        """In which phase the clone is."""
+        return ((self.pair.checkpoint() or {}).get("clone") or {}).get("phase")
+
+    def test_every_id(self) -> None:
+        """C{_id}s of every type arrive, also where a collection is cut among them."""
+        values: list[Any] = [
+            MinKey(), MaxKey(), None, 1, 2.5, float("nan"), -0.0, float("inf"), Decimal128("7.10"),
+            Decimal128("-Infinity"), Int64(2**40), "s", "", "\u00e9", {"a": 1}, {},
+            Binary(b"x"), Binary(b"", 2), uuid.UUID(int=1).bytes, ObjectId(), True, False,
+            datetime.datetime(2020, 1, 1), DatetimeMS(-(2**60)), Timestamp(1, 1), Code("f"),
+            Code("f", {"a": 1}),
+        ]  # fmt: skip
+        rows = [{"_id": value, "n": n} for n, value in enumerate(values)]
+        self.here["app"]["few"].insert_many(rows)
+        self.here["app"]["many"].insert_many(rows)
+        # Large enough for several segments.
+        text = "y" * 100_000
+        for n in range(14):
+            self.here["app"]["many"].insert_many(
+                {"_id": kind(n * 100 + m), "t": text}
+                for m in range(50)
+                for kind in (str, lambda number: number + 10, lambda number: {"k": number})
+            )
+        self.clone()
+        self.assert_equal()
+        self.assertEqual(self.phase(), "done")
+        self.assertEqual(self.there["txmongokit"]["mongosync.ranges"].count_documents({}), 0)
+        self.here["app"]["few"].insert_one({"_id": "later"})
+        self.clone()
+        self.assert_equal()
+
+    def test_catalog(self) -> None:
+        """Collections with all options, views on views, and indexes of every kind."""
+        app = self.here["app"]
+        app.create_collection("collated", collation=Collation("de", strength=1))
+        app["collated"].insert_many([{"_id": name} for name in ("a", "\u00e4b", "Z", 1, None)])
+        app.create_collection(
+            "checked", validator={"a.b": {"$gt": 1}}, validationAction="error", check_exists=False
+        )
+        app["checked"].insert_one({"_id": 1}, bypass_document_validation=True)
+        app.create_collection("log", capped=True, size=8192, max=20)
+        for n in range(60):
+            app["log"].insert_one({"_id": 1000 - n, "text": "z" * 100})
+        app.create_collection("empty")
+        app.create_collection("zview", viewOn="indexed", pipeline=[{"$match": {"n": {"$gt": 3}}}])
+        app.create_collection("aview", viewOn="zview", pipeline=[{"$project": {"n": 1}}])
+        app["indexed"].insert_many(
+            {"_id": n, "n": n, "u": n, "t": f"w{n}", "p": [n, n], "d": datetime.datetime.now()}
+            for n in range(100)
+        )
+        app["indexed"].create_indexes(
+            [
+                IndexModel([("n", 1), ("t", -1)], name="compound"),
+                IndexModel("u", unique=True, sparse=True),
+                IndexModel("d", expireAfterSeconds=100_000),
+                IndexModel([("t", "text")], weights={"t": 3}, default_language="german"),
+                IndexModel([("p", "2d")], bits=20),
+                IndexModel([("g", "2dsphere")]),
+                IndexModel([("h", "hashed")]),
+                IndexModel([("w.$**", 1)]),
+                IndexModel("f", partialFilterExpression={"f": {"$gt": 5}}),
+                IndexModel("c", collation=Collation("fr")),
+                IndexModel("x", hidden=True),
+            ]
+        )
+        if self.version >= (6,):
+            app.create_collection(
+                "clustered", clusteredIndex={"key": {"_id": 1}, "unique": True, "name": "ci"},
+                expireAfterSeconds=1_000_000, changeStreamPreAndPostImages={"enabled": True},
+            )  # fmt: skip
+            app["clustered"].insert_many(documents(100))
+        self.here["other"]["system.js"].insert_one({"_id": "f", "value": Code("function() {}")})
+        output = self.clone()
+        self.assert_equal(output)
+        ids = [[found["_id"] for found in client["app"]["log"].find()] for client in
+               (self.here, self.there)]  # fmt: skip
+        self.assertEqual(ids[0], ids[1])
+
+    def test_time_series(self) -> None:
+        """Time series are copied bucket by bucket."""
+        if self.version < (5,):
+            raise SkipTest("time series came with 5.0")
+        app = self.here["app"]
+        app.create_collection(
+            "ts", timeseries={"timeField": "t", "metaField": "m", "granularity": "minutes"},
+            expireAfterSeconds=100_000,
+        )  # fmt: skip
+        app["ts"].create_index([("m", 1), ("t", -1)])
+        now = datetime.datetime.now()
+        app["ts"].insert_many([{"t": now, "m": n % 7, "v": n} for n in range(500)])
+        self.clone()
+        self.assert_equal()
+        self.assertEqual(self.there["app"]["ts"].count_documents({}), 500)
+
+    def test_selected_and_renamed(self) -> None:
+        """The selection and the renames hold for the copy, and for views on it."""
+        for database in ("app", "left"):
+            for name in ("users", "other"):
+                self.here[database][name].insert_many(documents(10))
+        self.here["app"].create_collection("seen", viewOn="users", pipeline=[])
+        self.clone("--ns", "app", "--exclude", "app.other", "--rename", "app=copy")
+        self.assertEqual(
+            sorted(self.there["copy"].list_collection_names()), ["seen", "system.views", "users"]
+        )
+        self.assertEqual(self.there["copy"]["seen"].count_documents({}), 10)
+        self.assertNotIn("left", self.there.list_database_names())
+
+    def test_not_empty(self) -> None:
+        """What is in the way is named, and dropped only where that is asked for."""
+        self.here["app"]["users"].insert_many(documents(10))
+        self.there["app"]["users"].insert_one({"_id": "theirs"})
+        self.assertIn("app.users", self.refused(*_CLONE))
+        self.assertEqual(self.there["app"]["users"].count_documents({}), 1)
+        self.clone("--drop")
+        self.assert_equal()
+
+    def test_dry_run(self) -> None:
+        """A dry run says how much there is, and writes nothing."""
+        self.here["app"]["users"].insert_many(documents(10))
+        output = self.clone("--dry-run")
+        self.assertIn("app.users", output)
+        self.assertIn("10 documents", output)
+        self.assertEqual(set(self.there.list_database_names()) & {"app", "txmongokit"}, set())
+
+    def test_mixed_up_options(self) -> None:
+        """An unfinished clone is not gone on with as if it were complete, nor the other way."""
+        self.here["app"]["users"].insert_many(documents(10))
+        status, output = self.pair.run("--resume-file", "none")
+        self.assertEqual(status, 0, output)
+        self.assertIn("did not begin with --clone", self.refused(*_CLONE))
+        self.there.drop_database("txmongokit")
+        self.clone("--drop")
+        self.there["txmongokit"]["mongosync"].update_one({}, {"$set": {"clone.phase": "copy"}})
+        self.assertIn("not complete", self.refused("--resume-file", "none"))
+
+    def test_large_documents(self) -> None:
+        """Documents as large as they can be are copied one by one."""
+        for n in range(6):
+            self.here["app"]["big"].insert_one({"_id": n, "b": b"x" * (16 * 1024 * 1024 - 40)})
+        self.clone()
+        self.assert_equal()
