@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from bson import (
@@ -31,8 +30,9 @@ from pymongo.errors import PyMongoError
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.load import checkpoint_gaps, differences
-from tests.replicas import Client, Pair, wait_for
+from tests.replicas import Client, Pair
 
+_NOW = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _CLONE = ("--resume-file", "none", "--clone")
 
 
@@ -50,9 +50,9 @@ def described(client: Client, database: str) -> dict[str, Any]:
     }
 
 
-class CloneTests(SynchronousTestCase):
+class CloneCase(SynchronousTestCase):
     """
-    C{--clone} from one set of one to another.
+    A source and a destination, both sets of one.
     """
 
     def setUp(self) -> None:
@@ -86,13 +86,19 @@ class CloneTests(SynchronousTestCase):
         """In which phase the clone is."""
         return ((self.pair.checkpoint() or {}).get("clone") or {}).get("phase")
 
+
+class CloneTests(CloneCase):
+    """
+    C{--clone} of a source that stays as it is.
+    """
+
     def test_every_id(self) -> None:
         """C{_id}s of every type arrive, also where a collection is cut among them."""
         values: list[Any] = [
             MinKey(), MaxKey(), None, 1, 2.5, float("nan"), -0.0, float("inf"), Decimal128("7.10"),
             Decimal128("-Infinity"), Int64(2**40), "s", "", "\u00e9", {"a": 1}, {},
             Binary(b"x"), Binary(b"", 2), uuid.UUID(int=1).bytes, ObjectId(), True, False,
-            datetime.datetime(2020, 1, 1), DatetimeMS(-(2**60)), Timestamp(1, 1), Code("f"),
+            _NOW, DatetimeMS(-(2**60)), Timestamp(1, 1), Code("f"),
             Code("f", {"a": 1}),
         ]  # fmt: skip
         rows = [{"_id": value, "n": n} for n, value in enumerate(values)]
@@ -130,8 +136,7 @@ class CloneTests(SynchronousTestCase):
         app.create_collection("zview", viewOn="indexed", pipeline=[{"$match": {"n": {"$gt": 3}}}])
         app.create_collection("aview", viewOn="zview", pipeline=[{"$project": {"n": 1}}])
         app["indexed"].insert_many(
-            {"_id": n, "n": n, "u": n, "t": f"w{n}", "p": [n, n], "d": datetime.datetime.now()}
-            for n in range(100)
+            {"_id": n, "n": n, "u": n, "t": f"w{n}", "p": [n, n], "d": _NOW} for n in range(100)
         )
         app["indexed"].create_indexes(
             [
@@ -171,8 +176,7 @@ class CloneTests(SynchronousTestCase):
             expireAfterSeconds=100_000,
         )  # fmt: skip
         app["ts"].create_index([("m", 1), ("t", -1)])
-        now = datetime.datetime.now()
-        app["ts"].insert_many([{"t": now, "m": n % 7, "v": n} for n in range(500)])
+        app["ts"].insert_many([{"t": _NOW, "m": n % 7, "v": n} for n in range(500)])
         self.clone()
         self.assert_equal()
         self.assertEqual(self.there["app"]["ts"].count_documents({}), 500)
@@ -224,3 +228,194 @@ class CloneTests(SynchronousTestCase):
             self.here["app"]["big"].insert_one({"_id": n, "b": b"x" * (16 * 1024 * 1024 - 40)})
         self.clone()
         self.assert_equal()
+
+
+class Writer:
+    """
+    Changes to a source in a thread of its own, drawn from a seed.
+
+    @ivar done: how many of each kind succeeded.
+    """
+
+    def __init__(self, client: Client, seed: int, kinds: str) -> None:
+        self.done: dict[str, int] = {}
+        self._client = client
+        self._random = random.Random(seed)
+        self._kinds = kinds.split()
+        self._fresh = 10_000_000
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for that."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            kind = self._random.choice(self._kinds)
+            try:
+                getattr(self, kind)()
+            except PyMongoError:
+                # There may be nothing of that name just now.
+                continue
+            self.done[kind] = self.done.get(kind, 0) + 1
+            time.sleep(0.001)
+
+    def _collection(self) -> Any:
+        return self._client["app"][self._random.choice("abcdef")]
+
+    def insert(self) -> None:
+        """Documents that are new."""
+        self._fresh += 10
+        self._collection().insert_many(documents(10, self._fresh))
+
+    def update(self) -> None:
+        """Fields that are changed, added and removed."""
+        some = {"n": {"$gte": self._random.randrange(40_000)}}
+        at = self._random.randrange(5)
+        self._collection().update_one(some, {"$inc": {f"c{at}.k": 1}, "$unset": {f"c{at + 1}": 1}})
+
+    def shape(self) -> None:
+        """A field that is a document at one time, and none at another."""
+        some = {"n": {"$gte": self._random.randrange(40_000)}}
+        self._collection().update_one(some, {"$set": {f"c{self._random.randrange(5)}": 5}})
+
+    def delete(self) -> None:
+        """A document that goes, perhaps to come back with another content."""
+        found = self._collection()
+        gone = found.find_one_and_delete({"n": {"$gte": self._random.randrange(40_000)}})
+        if gone is not None and self._random.random() < 0.5:
+            found.insert_one({"_id": gone["_id"], "n": 1, "back": True})
+
+    def together(self) -> None:
+        """A transaction over two collections."""
+        with self._client.start_session() as session, session.start_transaction():
+            self._fresh += 10
+            for _ in range(2):
+                self._collection().insert_one({"_id": self._fresh, "in": 1}, session=session)
+                self._fresh += 1
+
+    def rename(self) -> None:
+        """Another name, sometimes that of another collection."""
+        self._collection().rename(
+            self._random.choice("abcdef"), dropTarget=self._random.random() < 0.3
+        )
+
+    def drop(self) -> None:
+        """A collection less, or anew under the name."""
+        found = self._collection()
+        found.drop()
+        found.insert_many(documents(20, self._random.randrange(40_000)))
+
+    def index(self) -> None:
+        """An index more."""
+        name = self._random.choice(("n", "text", "u", "d"))
+        options: dict[str, Any] = {}
+        if name == "u":
+            options = {"unique": True, "sparse": True}
+        elif name == "d":
+            options = {"expireAfterSeconds": self._random.choice((100_000, 200_000))}
+        self._collection().create_index(name, name=f"{name}_", **options)
+
+    def unindex(self) -> None:
+        """An index less."""
+        self._collection().drop_index(self._random.choice(("n_", "text_", "u_", "d_")))
+
+    def modify(self) -> None:
+        """Options of a collection and of an index."""
+        name = self._random.choice("abcdef")
+        if self._random.random() < 0.5:
+            number = self._random.randrange(9)
+            rule = {"validator": {"never": {"$ne": number}}, "validationAction": "warn"}
+            self._client["app"].command("collMod", name, **rule)
+        else:
+            change = {"name": "d_", "expireAfterSeconds": self._random.choice((300_000, 400_000))}
+            self._client["app"].command("collMod", name, index=change)
+
+    def view(self) -> None:
+        """A view made anew."""
+        name = self._random.choice(("v", "w"))
+        self._client["app"].drop_collection(name)
+        self._client["app"].create_collection(name, viewOn=self._random.choice("abcv"), pipeline=[])
+
+    def database(self) -> None:
+        """A whole database that comes and goes."""
+        self._client["brief"]["a"].insert_many(documents(3))
+        self._client["brief"].create_collection("v", viewOn="a", pipeline=[])
+        if self._random.random() < 0.7:
+            self._client.drop_database("brief")
+
+    def log(self) -> None:
+        """Documents at the end of a capped collection."""
+        self._fresh += 3
+        self._client["other"]["log"].insert_many(documents(3, self._fresh))
+
+
+_WRITES = "insert update update shape delete together log"
+
+
+class MeanwhileTests(CloneCase):
+    """
+    The source does not stay as it is, nor does the replicator.
+    """
+
+    def fill(self) -> None:
+        """What there is before."""
+        for name in "abcd":
+            for start in range(0, 40_000, 5_000):
+                self.here["app"][name].insert_many(documents(5_000, start, 200))
+        self.here["app"]["b"].create_index("n", name="n_")
+        self.here["app"]["b"].create_index("u", name="u_", unique=True, sparse=True)
+        self.here["app"]["c"].create_index("d", name="d_", expireAfterSeconds=100_000)
+        self.here["app"].create_collection("v", viewOn="a", pipeline=[])
+        self.here["other"].create_collection("log", capped=True, size=1 << 20, max=2_000)
+        self.here["other"]["log"].insert_many(documents(1_990, -5_000))
+
+    def writer(self, kinds: str, seed: int = 1) -> Writer:
+        """One that writes already."""
+        writer = Writer(self.here, seed, kinds)
+        writer.start()
+        self.addCleanup(writer.stop)
+        return writer
+
+    def finish(self, writer: Writer) -> None:
+        """No more writes, what is left of them is replicated, and all is equal."""
+        writer.stop()
+        output = self.clone()
+        self.assert_equal(output)
+        logs = [
+            [found["_id"] for found in client["other"]["log"].find()]
+            for client in (self.here, self.there)
+        ]
+        self.assertEqual(logs[0], logs[1])
+
+    def test_writes(self) -> None:
+        """Documents that come, change and go while they are copied."""
+        self.fill()
+        writer = self.writer(_WRITES)
+        self.clone()
+        self.finish(writer)
+
+    def test_schema(self) -> None:
+        """Collections that are made, renamed and dropped, and their indexes and views."""
+        self.fill()
+        writer = self.writer(f"{_WRITES} rename drop index index unindex modify view database", 2)
+        self.clone()
+        self.finish(writer)
+
+    def test_killed(self) -> None:
+        """It is killed again and again, in every phase; what is copied stays copied."""
+        self.fill()
+        writer = self.writer(f"{_WRITES} rename drop index index unindex modify view database", 3)
+        draw = random.Random(4)
+        for _ in range(8):
+            process = self.pair.start(*_CLONE, "--clone-tasks", "3")
+            time.sleep(draw.uniform(0.7, 2.5))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        self.finish(writer)
