@@ -68,10 +68,41 @@ class CreateTests(SynchronousTestCase):
         self.assertIn("rename them alike", str(error))
 
     def test_time_series(self) -> None:
-        """A time series is refused by name."""
-        o = {"create": "system.buckets.weather", "timeseries": {"timeField": "t"}}
+        """A time series is logged as its buckets, and made as a whole."""
+        series = {"timeField": "t", "granularity": "hours"}
+        o = {
+            "create": "system.buckets.weather",
+            "timeseries": {**series, "bucketMaxSpanSeconds": 2592000},
+            "validator": {"$jsonSchema": {}},
+            "clusteredIndex": True,
+            "expireAfterSeconds": 60,
+        }
+        found = command("app.$cmd", o)
+        self.assertEqual(found.namespaces, ("app.weather",))
+        self.assertEqual(
+            found.command, {"create": "weather", "expireAfterSeconds": 60, "timeseries": series}
+        )
+        self.assertTrue(found.verify_options)
+        o = {"create": "weather", "timeseries": series}
         error = self.assertRaises(UnsupportedDDL, translate, "app.$cmd", o, None, ALL)
-        self.assertIn("weather", str(error))
+        self.assertIn("app.weather", str(error))
+
+    def test_series_changed_and_dropped(self) -> None:
+        """What is done to its buckets is done to the time series."""
+        selection = Selection(["app.weather"], renames=["app.weather=app.climate"])
+        series = {"granularity": "hours", "bucketMaxSpanSeconds": 2592000}
+        o = {"collMod": "system.buckets.weather", "timeseries": series}
+        found = command("app.$cmd", o, selection)
+        self.assertEqual(
+            found.command, {"collMod": "climate", "timeseries": {"granularity": "hours"}}
+        )
+        found = command("app.$cmd", {"drop": "system.buckets.weather"}, selection)
+        self.assertEqual(found.command, {"drop": "climate"})
+
+    def test_converted(self) -> None:
+        """A collection may become a capped one."""
+        found = command("app.$cmd", {"convertToCapped": "users", "size": 4096}, RENAMED)
+        self.assertEqual(found.command, {"convertToCapped": "people", "size": 4096})
 
     def test_made_by_itself(self) -> None:
         """The collection of the views' definitions comes with the first view."""
@@ -176,6 +207,17 @@ class IndexTests(SynchronousTestCase):
         self.assertEqual(
             found.command, {"createIndexes": "people", "indexes": [self.SPECIFICATION]}
         )
+
+    def test_collation(self) -> None:
+        """An index without a collation does not get its collection's."""
+        for version, expected in ((2, {"locale": "simple"}), (1, None)):
+            index = {"v": version, "key": {"a": 1}, "name": "a"}
+            found = command("app.$cmd", {"createIndexes": "users", **index})
+            self.assertEqual(found.command["indexes"][0].get("collation"), expected)
+
+    def test_inline_again(self) -> None:
+        """It may be repeated, too."""
+        found = command("app.$cmd", {"createIndexes": "users", **self.SPECIFICATION})
         self.assertEqual(found.done_codes, set())
 
     def test_build(self) -> None:
@@ -186,7 +228,8 @@ class IndexTests(SynchronousTestCase):
             "indexes": [self.SPECIFICATION, {"v": 2, "key": {"c": 1}, "name": "c_1"}],
         }
         found = command("app.$cmd", o)
-        self.assertEqual(found.command, {"createIndexes": "users", "indexes": o["indexes"]})
+        self.assertEqual([index["name"] for index in found.command["indexes"]], ["a_1_b_-1", "c_1"])
+        self.assertEqual(found.command["indexes"][0], self.SPECIFICATION)
         for verb in ("startIndexBuild", "abortIndexBuild"):
             self.assertIsNone(translate("app.$cmd", {verb: "users", "indexes": []}, None, ALL))
 
@@ -287,7 +330,23 @@ class ViewTests(SynchronousTestCase):
         self.assertIsNone(translate_view("i", self.NS, o, None, Selection(["app.w"])))
 
     def test_time_series(self) -> None:
-        """A time series is a view, too, and refused."""
-        o = {"_id": "app.w", "timeseries": {}, "viewOn": "system.buckets.w", "pipeline": []}
-        error = self.assertRaises(UnsupportedDDL, translate_view, "i", self.NS, o, None, ALL)
-        self.assertIn("app.w", str(error))
+        """The view of a time series is left to the server."""
+        unpack = {"$_internalUnpackBucket": {"timeField": "t"}}
+        o: dict[str, Any] = {"_id": "app.w", "viewOn": "system.buckets.w", "pipeline": [unpack]}
+        self.assertIsNone(translate_view("i", self.NS, o, None, ALL))
+        o = {"$v": 2, "diff": {"spipeline": {"a": True, "s0": {"u": unpack}}}}
+        self.assertIsNone(translate_view("u", self.NS, o, {"_id": "app.w"}, ALL))
+
+    def test_pipeline(self) -> None:
+        """What a pipeline reads has its names in the destination, however deep it is."""
+        union = {"$unionWith": "users"}
+        o = {
+            "_id": "app.v",
+            "viewOn": "users",
+            "pipeline": [{"$lookup": {"from": "users", "as": "x", "pipeline": [union]}}],
+        }
+        found = translate_view("i", self.NS, o, None, RENAMED)
+        assert found is not None
+        lookup = found.command["pipeline"][0]["$lookup"]
+        self.assertEqual(lookup["from"], "people")
+        self.assertEqual(lookup["pipeline"], [{"$unionWith": "people"}])

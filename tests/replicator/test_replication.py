@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.checkpoint import Checkpoint
-from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
+from txmongokit.replicator.entries import OplogEntry
 from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.selection import Selection
@@ -215,17 +215,20 @@ class ReplicationTests(SynchronousTestCase):
         self.assertEqual(self.log, [("view", 1, 0)])
 
     def test_time_series(self) -> None:
-        """A write to a time series stops it."""
-        running = self.run_until()
+        """Buckets of a time series are documents as any."""
+        self.run_until()
         self.tailer.put(entry(1, ns="app.system.buckets.x"))
-        self.failureResultOf(running, UnsupportedEntry)
+        self.assertEqual(self.log, [("batch", 1, 1)])
 
-    def test_time_series_in_a_transaction(self) -> None:
-        """So does one inside a transaction."""
-        running = self.run_until()
-        operations = [{"op": "i", "ns": "app.system.buckets.x", "o": {"_id": 1}}]
+    def test_users_in_a_transaction(self) -> None:
+        """What a transaction cannot write is written before it."""
+        operations = [
+            {"op": "d", "ns": "app.system.views", "o": {"_id": "app.v"}},
+            {"op": "i", "ns": "app.x", "o": {"_id": 1}},
+        ]
+        self.run_until()
         self.tailer.put(entry(1, "c", "admin.$cmd", o={"applyOps": operations}))
-        self.failureResultOf(running, UnsupportedEntry)
+        self.assertEqual(self.log, [("prepare", "view"), ("batch", 1, 1)])
 
     def test_no_change(self) -> None:
         """A command that changes nothing does not interrupt a batch."""

@@ -71,4 +71,8 @@ class Catalog:
             if error.code != _NAMESPACE_NOT_FOUND:
                 raise
             return False
-        return any(index.get("unique") for index in indexes.values())
+        return any(
+            index.get("unique") or index.get("prepareUnique")
+            for index in indexes.values()
+            if not index.get("clustered")
+        )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from txmongokit.replicator.pipelines import renamed_pipeline
 from txmongokit.replicator.selection import Selection
 
 __all__ = ["DDL", "UnsupportedDDL", "translate", "translate_view"]
@@ -34,6 +35,9 @@ _IGNORED = frozenset(
     }
 )
 _VIEW_FIELDS = frozenset({"_id", "viewOn", "pipeline", "collation"})
+_BUCKETS = "system.buckets."
+# Of how a time series was made, what its creation takes: the rest follows.
+_SERIES = frozenset({"create", "timeseries", "expireAfterSeconds", "collation", "storageEngine"})
 
 
 class UnsupportedDDL(Exception):
@@ -86,6 +90,9 @@ def translate(
         return None
     if verb != "renameCollection" and not selection.selects_part(database):
         return None
+    if database == "admin":
+        # Users' collections, and their indexes, are made by the server.
+        return None if verb != "renameCollection" else _rename(database, o, selection)
     function = _TRANSLATIONS.get(verb)
     if function is None:
         raise UnsupportedDDL(
@@ -113,15 +120,11 @@ def _create(database: str, o: Mapping[str, Any], selection: Selection) -> DDL | 
     target = _target(database, name, selection)
     if target is None:
         return None
-    if "timeseries" in o or name.startswith("system.buckets."):
-        raise UnsupportedDDL(
-            f"{database}.{name} is a time-series collection, which this version does not "
-            "replicate: exclude it with -x"
-        )
+    if "timeseries" in o:
+        return _create_series(database, name, o, target)
     namespace, to_database, to_name = target
     options = {key: value for key, value in o.items() if key not in _CREATE_INTERNAL}
-    if "viewOn" in options:
-        options["viewOn"] = _viewed(database, options["viewOn"], to_database, selection)
+    _view_options(options, database, to_database, selection)
     return DDL(
         (namespace,),
         to_database,
@@ -129,6 +132,50 @@ def _create(database: str, o: Mapping[str, Any], selection: Selection) -> DDL | 
         done_codes=frozenset({_NAMESPACE_EXISTS}),
         verify_options=True,
     )
+
+
+def _create_series(
+    database: str, name: str, o: Mapping[str, Any], target: tuple[str, str, str]
+) -> DDL:
+    """Logged as the making of its buckets; its view follows, as the server makes it."""
+    if not name.startswith(_BUCKETS):
+        raise UnsupportedDDL(
+            f"{database}.{name} is a time series without buckets of its own, which this version "
+            "does not replicate: exclude it with -x"
+        )
+    namespace, to_database, to_name = target
+    options = {key: value for key, value in o.items() if key in _SERIES and key != "create"}
+    return DDL(
+        (namespace.replace(_BUCKETS, "", 1),),
+        to_database,
+        {
+            "create": to_name.removeprefix(_BUCKETS),
+            **options,
+            "timeseries": _series_options(o["timeseries"]),
+        },
+        done_codes=frozenset({_NAMESPACE_EXISTS}),
+        verify_options=True,
+    )
+
+
+def _series_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    # The span follows from the granularity, and newer servers take only one of them.
+    derived = {"bucketMaxSpanSeconds", "bucketRoundingSeconds"} if "granularity" in options else ()
+    return {key: value for key, value in options.items() if key not in derived}
+
+
+def _view_options(
+    options: dict[str, Any], database: str, to_database: str, selection: Selection
+) -> None:
+    """Give the collections that a view reads their names in the destination."""
+    if "viewOn" in options:
+        options["viewOn"] = _viewed(database, options["viewOn"], to_database, selection)
+    if "pipeline" in options:
+        options["pipeline"] = renamed_pipeline(
+            options["pipeline"],
+            lambda name: _viewed(database, name, to_database, selection),
+            selection.renamed,
+        )
 
 
 def _viewed(database: str, name: Any, to_database: str, selection: Selection) -> str:
@@ -146,6 +193,8 @@ def _drop(database: str, o: Mapping[str, Any], selection: Selection) -> DDL | No
     if target is None or str(o["drop"]) == "system.views":
         return None
     namespace, to_database, name = target
+    # Of a time series the view is dropped before its buckets.
+    name = name.removeprefix(_BUCKETS)
     return DDL((namespace,), to_database, {"drop": name}, frozenset({_NAMESPACE_NOT_FOUND}))
 
 
@@ -155,16 +204,19 @@ def _drop_database(database: str, o: Mapping[str, Any], selection: Selection) ->
         return None
     renamed = selection.renamed_database(database)
     # Collections that others were renamed into may live there, too.
-    if any(text.partition("=")[2].startswith(f"{renamed}.") for text in selection.renames):
+    if selection.may_share(renamed):
         return None
     return DDL((renamed,), renamed, {"dropDatabase": 1})
 
 
 def _rename(database: str, o: Mapping[str, Any], selection: Selection) -> DDL | None:
     old, new = str(o["renameCollection"]), str(o["to"])
-    chosen = selection.selects(old), selection.selects(new)
+    chosen = selection.destination(old) is not None, selection.destination(new) is not None
     if chosen == (False, False):
         return None
+    if chosen == (True, False) and selection.is_temporary(old):
+        # It was followed in case it would become something that is selected.
+        return _drop(old.partition(".")[0], {"drop": old.partition(".")[2]}, selection)
     if chosen[0] != chosen[1]:
         inside, outside = (old, new) if chosen[0] else (new, old)
         raise UnsupportedDDL(
@@ -204,12 +256,13 @@ def _coll_mod(database: str, o: Mapping[str, Any], selection: Selection) -> DDL 
         return None
     namespace, to_database, name = target
     options = {key: value for key, value in o.items() if key not in _COLLMOD_INTERNAL}
-    if "viewOn" in options:
-        options["viewOn"] = _viewed(database, options["viewOn"], to_database, selection)
+    _view_options(options, database, to_database, selection)
+    if "timeseries" in options:
+        options["timeseries"] = _series_options(options["timeseries"])
     return DDL(
         (namespace,),
         to_database,
-        {"collMod": name, **options},
+        {"collMod": name.removeprefix(_BUCKETS), **options},
         done_codes_repeated=frozenset({_NAMESPACE_NOT_FOUND}),
     )
 
@@ -234,6 +287,10 @@ def _indexes(
         {key: value for key, value in specification.items() if key != "ns"}
         for specification in specifications
     ]
+    for index in indexes:
+        if index.get("v", 2) >= 2:
+            # Otherwise the collection's own collation would be taken.
+            index.setdefault("collation", {"locale": "simple"})
     return DDL((namespace,), to_database, {"createIndexes": to_name, "indexes": indexes})
 
 
@@ -252,12 +309,11 @@ def _drop_indexes(database: str, o: Mapping[str, Any], selection: Selection) -> 
 
 
 def _convert_to_capped(database: str, o: Mapping[str, Any], selection: Selection) -> DDL | None:
-    if selection.destination(f"{database}.{o['convertToCapped']}") is None:
+    target = _target(database, o["convertToCapped"], selection)
+    if target is None:
         return None
-    raise UnsupportedDDL(
-        f"{database}.{o['convertToCapped']} was converted to a capped collection, which this "
-        "version does not replicate: exclude it with -x"
-    )
+    namespace, to_database, name = target
+    return DDL((namespace,), to_database, {"convertToCapped": name, "size": o["size"]})
 
 
 _TRANSLATIONS: Mapping[str, Callable[[str, Mapping[str, Any], Selection], DDL | None]] = {
@@ -300,18 +356,15 @@ def translate_view(
     if target is None:
         return None
     namespace, to_database, to_name = target
-    if "timeseries" in o:
-        raise UnsupportedDDL(
-            f"{identifier} is a time-series collection, which this version does not replicate: "
-            "exclude it with -x"
-        )
+    if _mentions(o, _OF_SERIES) or str(o.get("viewOn", "")).startswith(_BUCKETS):
+        # The server makes and changes this view with the buckets.
+        return None
     if op == "d":
         return DDL((namespace,), to_database, {"drop": to_name}, frozenset({_NAMESPACE_NOT_FOUND}))
     definition = o if op == "i" else _changed(identifier, o)
     _refuse_unknown(definition, _VIEW_FIELDS, "the definition", identifier)
     options = {key: value for key, value in definition.items() if key != "_id"}
-    if "viewOn" in options:
-        options["viewOn"] = _viewed(database, options["viewOn"], to_database, selection)
+    _view_options(options, database, to_database, selection)
     if op == "i":
         return DDL(
             (namespace,),
@@ -337,3 +390,12 @@ def _changed(identifier: str, o: Mapping[str, Any]) -> Mapping[str, Any]:
     if o.get("$v") == 2 and set(o.get("diff", {})) == {"u"}:
         found = o["diff"]["u"]
     return found or {}
+
+
+_OF_SERIES = frozenset({"$_internalUnpackBucket", "bucketMaxSpanSeconds", "timeseries"})
+
+
+def _mentions(value: Any, names: frozenset[str]) -> bool:
+    if isinstance(value, Mapping):
+        return any(key in names or _mentions(each, names) for key, each in value.items())
+    return isinstance(value, list) and any(_mentions(each, names) for each in value)

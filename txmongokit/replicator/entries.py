@@ -175,8 +175,6 @@ class OplogEntry:
         """
         return (
             self.prev_optime is not None
-            and self.lsid is not None
-            and self.txn_number is not None
             and self.multi_op_type != _APPLY_SEPARATELY
             and self.is_apply_ops
             and not _is_set(self.o, b"partialTxn")

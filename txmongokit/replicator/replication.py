@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -13,8 +14,8 @@ from twisted.logger import Logger
 
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.checkpoint import Checkpoint
+from txmongokit.replicator.ddl import DDL
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry, parse_entry
-from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.statements import Dialect, Operation
 from txmongokit.replicator.tailer import Tailer
@@ -49,6 +50,33 @@ class Progress:
     size: int = 0
 
 
+class SchemaChanges(Protocol):
+    """
+    What a L{txmongokit.replicator.schema.SchemaWriter} does for a replication.
+    """
+
+    def handles(self, namespace: str) -> bool:
+        """
+        Whether writes to a system collection are changes of the schema.
+        """
+
+    def plan(self, entry: OplogEntry) -> DDL | None:
+        """
+        What an entry changes; C{None} for nothing.
+        """
+
+    async def execute(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> Checkpoint:
+        """
+        Make a change and move the checkpoint past it.
+        """
+
+    async def prepare(self, change: DDL, entry: OplogEntry, current: Checkpoint) -> None:
+        """
+        Make a change that belongs to a source transaction, before that is
+        written.
+        """
+
+
 class Replication:
     """
     Reads from a tailer, writes to a writer, one batch at a time while the
@@ -66,7 +94,7 @@ class Replication:
         reactor: IReactorTime,
         tailer: Tailer,
         writer: BatchWriter,
-        schema: SchemaWriter,
+        schema: SchemaChanges,
         selection: Selection,
         dialect: Dialect,
         checkpoint: Checkpoint,
@@ -183,15 +211,7 @@ class Replication:
         elif ".system." in entry.ns and self._schema.handles(entry.ns):
             await self._change_schema(entry)
         else:
-            self._batch.add(self._operation(entry, destination))
-
-    def _operation(self, entry: OplogEntry, destination: str) -> Operation:
-        if ".system.buckets." in entry.ns:
-            raise UnsupportedEntry(
-                f"{entry.ns} belongs to a time-series collection, which this version does not "
-                "replicate: exclude it with -x"
-            )
-        return Operation.from_entry(entry, destination, self._dialect)
+            self._batch.add(Operation.from_entry(entry, destination, self._dialect))
 
     async def _take_command(self, entry: OplogEntry) -> None:
         operations = await source_transaction(entry, self._tailer.entry_at)
@@ -200,7 +220,7 @@ class Replication:
             return
         selected = []
         for each in operations:
-            if each.op == "c":
+            if each.op == "c" or (".system." in each.ns and self._schema.handles(each.ns)):
                 # A collection made inside a transaction: made before it, so
                 # that the writes still land together.
                 await self._prepare_schema(each)
@@ -213,7 +233,7 @@ class Replication:
             if destination is None:
                 self.progress.skipped += 1
             else:
-                selected.append(self._operation(each, destination))
+                selected.append(Operation.from_entry(each, destination, self._dialect))
         self._batch.add_all(selected)
 
     async def _change_schema(self, entry: OplogEntry) -> None:

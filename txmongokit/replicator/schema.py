@@ -8,6 +8,7 @@ past it: after a crash in between it is made again, and finds itself done.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import bson
@@ -22,6 +23,7 @@ from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.ddl import DDL, translate, translate_view
 from txmongokit.replicator.entries import OplogEntry
 from txmongokit.replicator.patience import Patience, is_passing
+from txmongokit.replicator.plainwrites import is_plain, translate_write
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.writers import ApplyError, refusal
 
@@ -58,7 +60,7 @@ class SchemaWriter:
         """
         Whether writes to a system collection are changes of the schema.
         """
-        return namespace.endswith(".system.views")
+        return namespace.endswith(".system.views") or is_plain(namespace)
 
     def plan(self, entry: OplogEntry) -> DDL | None:
         """
@@ -67,6 +69,8 @@ class SchemaWriter:
         @raise txmongokit.replicator.ddl.UnsupportedDDL: it cannot be
             replicated.
         """
+        if is_plain(entry.ns):
+            return translate_write(entry, self._selection)
         o = bson.decode(entry.o, _CODEC)
         o2 = None if entry.o2 is None else bson.decode(entry.o2, _CODEC)
         if entry.op == "c":
@@ -128,7 +132,8 @@ class SchemaWriter:
         self._catalog.forget()
         database = self._pool.get_database(change.database, write_concern=WriteConcern("majority"))
         try:
-            await database.command({**change.command, "writeConcern": {"w": "majority"}})
+            reply = await database.command({**change.command, "writeConcern": {"w": "majority"}})
+            _check_writes(reply)
         except OperationFailure as error:
             if error.code in change.done_codes or (
                 (repeated or replayed) and error.code in change.done_codes_repeated
@@ -164,7 +169,11 @@ class SchemaWriter:
 
 
 def _equal(option: str, wanted: Any, existing: Any) -> bool:
-    if option == "collation" and isinstance(wanted, dict) and isinstance(existing, dict):
+    if (
+        option in ("collation", "timeseries")
+        and isinstance(wanted, dict)
+        and isinstance(existing, dict)
+    ):
         return all(existing.get(name) == value for name, value in wanted.items())
     if option == "size" and wanted is not None and existing is not None:
         # Older servers round the size of a capped collection up.
@@ -172,3 +181,9 @@ def _equal(option: str, wanted: Any, existing: Any) -> bool:
     if wanted in (None, False) and existing in (None, False):
         return True
     return bool(wanted == existing)
+
+
+def _check_writes(reply: Mapping[str, Any]) -> None:
+    """A write command's reply is a good one even where nothing was written."""
+    for error in reply.get("writeErrors", ()):
+        raise OperationFailure(str(error.get("errmsg")), error.get("code"), dict(reply))

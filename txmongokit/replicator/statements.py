@@ -148,16 +148,12 @@ def _unsupported(entry: OplogEntry, problem: str) -> UnsupportedEntry:
 def _replacement(entry: OplogEntry, dialect: Dialect) -> bytes:
     """The C{u} of a statement that replaces the whole document."""
     o = entry.o
-    if (
-        not dialect.dollar_names
-        and b"$" in o
-        and any(name.startswith(b"$") for _, name, _, _, _ in elements(o))
-    ):
-        raise _unsupported(
-            entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
-        )
-    if o[5] == _DOLLAR:
-        # With such a name at its beginning it would be read as operators.
+    if b"$" in o and any(name.startswith(b"$") for _, name, _, _, _ in elements(o)):
+        if not dialect.dollar_names:
+            raise _unsupported(
+                entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
+            )
+        # It would be read as an operator, or refused.
         return _pipeline(_document(("$replaceWith", _literal((0x03, o)))))
     return b"\x03u\0" + o
 
