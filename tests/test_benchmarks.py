@@ -29,7 +29,16 @@ from benchmarks.client import (
     chosen,
     task_report,
 )
-from benchmarks.peers.work import CORPUS, IN_FLIGHT, TASKS, Budget, Peer, corpus_document
+from benchmarks.peers import work
+from benchmarks.peers.work import (
+    CORPUS,
+    FILES,
+    IN_FLIGHT,
+    TASKS,
+    Budget,
+    Peer,
+    corpus_document,
+)
 
 
 class ArithmeticTests(SynchronousTestCase):
@@ -126,6 +135,13 @@ class _Counting(Peer):
     def slow(self) -> Awaitable[Any]:
         return self._answer("slow")
 
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        return self._answer("upload")
+
+    async def download(self, name: str) -> bytes:
+        content: bytes = await self._answer("download", b"content")
+        return content
+
     def start(self, work: Coroutine[Any, Any, None]) -> Awaitable[Any]:
         return Deferred.fromCoroutine(work)
 
@@ -137,10 +153,20 @@ class TaskTests(SynchronousTestCase):
 
     def test_operations(self) -> None:
         """Each task does as many operations as the budget says, and counts them."""
-        for task in TASKS.values():
+        self.patch(work, "file_content", lambda: b"content")
+        self.patch(work, "_content", [])
+        for name, task in TASKS.items():
             peer, budget = _Counting(), Budget(0.0, 3)
             self.successResultOf(Deferred.fromCoroutine(task(peer, budget)))
-            self.assertEqual((budget.count, len(peer.calls)), (3, 3))
+            # Files side by side are as many as they are.
+            expected = FILES if name.endswith("load_20") else 3
+            self.assertEqual((budget.count, len(peer.calls)), (expected, expected), name)
+
+    def test_another_file(self) -> None:
+        """A file that is not what was sent is an error."""
+        self.patch(work, "_content", [b"other"])
+        task = Deferred.fromCoroutine(TASKS["download"](_Counting(), Budget(0.0, 1)))
+        self.failureResultOf(task, AssertionError)
 
     def test_seconds(self) -> None:
         """Without a number, one operation is done at least, and none after the time."""
@@ -175,7 +201,9 @@ class OptionTests(SynchronousTestCase):
     def test_chosen(self) -> None:
         """Names are picked in their own order; an unknown one is an error."""
         self.assertEqual(chosen("pymongo, txmongokit", PEERS, "peer"), [OURS, "pymongo"])
-        self.assertEqual(chosen(None, ALL_TASKS, "task"), list(ALL_TASKS))
+        others = [name for name in ALL_TASKS if "load" not in name]
+        self.assertEqual(chosen(None, ALL_TASKS, "task"), others)
+        self.assertEqual(chosen("download_20,upload", ALL_TASKS, "task"), ["upload", "download_20"])
         error = self.assertRaises(ValueError, chosen, "motor", PEERS, "peer")
         self.assertIn("'motor'", str(error))
 
