@@ -61,6 +61,7 @@ API = (
     "changestream",
     "indexes",
     "bulkwrite",
+    "aggregation",
     "legacy",
     "collection",
     "database",

@@ -321,7 +321,7 @@ class BulkTests(SynchronousTestCase):
     def test_ordered_failure(self) -> None:
         """An ordered bulk write ends with its first failure, by its own index."""
         runner = FakeRunner({"n": 1, "ok": 1}, {"n": 0, "writeErrors": [DUPLICATE], "ok": 1})
-        requests = [
+        requests: list[Any] = [
             InsertOne({"secret": 1}),
             UpdateMany({}, {"$set": {"secret": 2}}),
             InsertOne({}),
@@ -337,7 +337,7 @@ class BulkTests(SynchronousTestCase):
         """An unordered one groups by kind and tries everything."""
         failed = {"n": 1, "writeErrors": [{**DUPLICATE, "index": 1}], "ok": 1}
         runner = FakeRunner(failed, {"n": 1, "ok": 1})
-        requests = [InsertOne({}), DeleteMany({}), InsertOne({})]
+        requests: list[Any] = [InsertOne({}), DeleteMany({}), InsertOne({})]
         attempt = collection(runner).bulk_write(requests, ordered=False)
         error = self.failureResultOf(attempt, BulkWriteError).value
         self.assertEqual(runner.names, ["insert", "delete"])
@@ -429,7 +429,7 @@ class LimitTests(SynchronousTestCase):
     def test_one_deadline(self) -> None:
         """The commands of a bulk write share one."""
         runner = FakeRunner({"n": 1, "ok": 1}, {"n": 1, "ok": 1})
-        requests = [InsertOne({}), DeleteMany({})]
+        requests: list[Any] = [InsertOne({}), DeleteMany({})]
         self.successResultOf(collection(runner).bulk_write(requests, timeout=5))
         self.assertEqual([command.deadline for command in runner.commands], [5.0, 5.0])
 

@@ -724,6 +724,6 @@ class FlagTests(SynchronousTestCase):
         self.successResultOf(cursor.next_batch())
         self.assertEqual(runner.bodies[1]["batchSize"], 7)
         with self.assertRaises(TypeError):
-            cursor.batch_size("7")
+            cursor.batch_size("7")  # type: ignore[arg-type]
         with self.assertRaises(ValueError):
             cursor.batch_size(-1)

@@ -4,9 +4,18 @@ Running bulk writes: several commands that are one operation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
+from pymongo.operations import (
+    DeleteMany,
+    DeleteOne,
+    InsertOne,
+    ReplaceOne,
+    UpdateMany,
+    UpdateOne,
+)
 from pymongo.results import BulkWriteResult, ClientBulkWriteResult
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -19,7 +28,14 @@ from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import PyMongoError
 from txmongokit.interfaces import IOperationRunner
 
-__all__ = ["run_bulk", "run_client_bulk"]
+__all__ = ["WriteModel", "run_bulk", "run_client_bulk"]
+
+DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
+
+WriteModel: TypeAlias = (
+    InsertOne[DocumentT] | ReplaceOne[DocumentT] | UpdateOne | UpdateMany | DeleteOne | DeleteMany
+)
+"""One write of a bulk, in PyMongo's own classes."""
 
 
 def run_bulk(

@@ -4,8 +4,8 @@ Collections: reading and writing documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 
 import bson
 from bson.codec_options import CodecOptions
@@ -44,7 +44,6 @@ from txmongokit._sansio.commands.read import (
     Distinct,
     EstimatedCount,
     FindOne,
-    aggregate_command,
 )
 from txmongokit._sansio.commands.write import (
     DeleteStatement,
@@ -57,7 +56,8 @@ from txmongokit._sansio.commands.write import (
     update_statement,
 )
 from txmongokit._sansio.transactions import bound_session
-from txmongokit.bulkwrite import run_bulk
+from txmongokit.aggregation import aggregation
+from txmongokit.bulkwrite import WriteModel, run_bulk
 from txmongokit.changestream import WATCHED, ChangeStream
 from txmongokit.cursor import CommandCursor, Cursor, TimeoutMode
 from txmongokit.filter import QueryFilter
@@ -74,7 +74,7 @@ from txmongokit.scope import (
 )
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["Collection", "aggregation"]
+__all__ = ["Collection"]
 
 DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
 OtherT = TypeVar("OtherT", bound=Mapping[str, Any])
@@ -418,6 +418,43 @@ class Collection(LegacyScope, Generic[DocumentT]):
             **options,
         )
 
+    @overload
+    def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        session: ClientSession | Literal[False] | None = None,
+        let: Mapping[str, Any] | int | None = None,
+        comment: Any = None,
+        *,
+        full_response: Literal[False] = False,
+        initial_batch_size: int | None = None,
+        **options: Any,
+    ) -> CommandCursor[DocumentT]: ...
+
+    @overload
+    def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        session: ClientSession | None = None,
+        let: Mapping[str, Any] | int | None = None,
+        comment: Any = None,
+        *,
+        full_response: Literal[True],
+        initial_batch_size: int | None = None,
+        **options: Any,
+    ) -> Deferred[dict[str, Any]]: ...
+
+    @overload
+    def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        session: Literal[True],
+        let: int | None = None,
+        *,
+        initial_batch_size: int | None = None,
+        **options: Any,
+    ) -> Deferred[dict[str, Any]]: ...
+
     def aggregate(
         self,
         pipeline: Sequence[Mapping[str, Any]],
@@ -428,7 +465,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         full_response: bool = False,
         initial_batch_size: int | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> CommandCursor[DocumentT] | Deferred[dict[str, Any]]:
         """
         Run a pipeline.  One that ends in C{$out} or C{$merge} runs when the
         cursor is used, too: await it.
@@ -496,7 +533,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
         *places: Any,
         session: ClientSession | None = None,
         **options: Any,
-    ) -> ChangeStream[dict[str, Any]]:
+    ) -> ChangeStream[DocumentT]:
         """
         The changes to the collection, from now on or from where C{options}
         say: those of L{ChangeStream}, by PyMongo's names.
@@ -571,7 +608,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
     def insert_one(
         self,
-        document: MutableMapping[str, Any] | RawBSONDocument,
+        document: DocumentT | RawBSONDocument,
         *places: Any,
         session: ClientSession | None = None,
         **options: Any,
@@ -601,7 +638,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
     def insert_many(
         self,
-        documents: Iterable[MutableMapping[str, Any] | RawBSONDocument],
+        documents: Iterable[DocumentT | RawBSONDocument],
         ordered: bool = True,
         *places: Any,
         session: ClientSession | None = None,
@@ -631,7 +668,7 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
     def bulk_write(
         self,
-        requests: Sequence[Any],
+        requests: Sequence[WriteModel[DocumentT]],
         ordered: bool = True,
         *places: Any,
         session: ClientSession | None = None,
@@ -965,50 +1002,6 @@ class Collection(LegacyScope, Generic[DocumentT]):
 
 # What of a find's arguments is the cursor's.
 _OF_CURSOR = ("limit", "batch_size", "cursor_type", "max_await_time_ms", "timeout_mode")
-
-# What of an aggregation's options is the cursor's, under PyMongo's other name.
-_CURSOR_OPTIONS = {
-    "batchSize": "batch_size",
-    "maxAwaitTimeMS": "max_await_time_ms",
-    "batch_size": "batch_size",
-    "max_await_time_ms": "max_await_time_ms",
-    "timeout_mode": "timeout_mode",
-}
-
-
-def aggregation(
-    runner: IOperationRunner,
-    database: str,
-    collection: str | None,
-    limits: CommandOptions,
-    pipeline: Sequence[Mapping[str, Any]],
-    session: ClientSession | None,
-    options: dict[str, Any],
-) -> CommandCursor[Any]:
-    """
-    The cursor of a pipeline.
-
-    @param collection: C{None} for one that belongs to no collection.
-    @param options: see L{Collection.aggregate}; and C{raw}, for documents
-        that stay bytes.
-    """
-    of_cursor = {
-        _CURSOR_OPTIONS[name]: options.pop(name)
-        for name in list(options)
-        if name in _CURSOR_OPTIONS
-    }
-    state = session_state(session)
-    if state is not None:
-        limits = written_in(state, limits)
-    command = aggregate_command(
-        database,
-        collection,
-        limits,
-        pipeline,
-        batch_size=of_cursor.get("batch_size"),
-        **options,
-    )
-    return CommandCursor(runner, command, session, comment=options.get("comment"), **of_cursor)
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 from urllib.parse import quote
 
 from bson.codec_options import CodecOptions, TypeRegistry
@@ -84,7 +84,7 @@ _ENDED_AT_ONCE = 10_000
 
 
 @implementer(IOperationRunner)
-class ConnectionPool(Deployment, Generic[DocumentT]):
+class ConnectionPool(Deployment[DocumentT]):
     """
     A MongoDB client.
 
@@ -395,9 +395,19 @@ class ConnectionPool(Deployment, Generic[DocumentT]):
             return self.get_default_database(None, *places, **options)
         return Database(self, name, *places, **options)
 
+    @overload
+    def get_default_database(
+        self, default: str | None = None, *, codec_options: CodecOptions[OtherT], **options: Any
+    ) -> Database[OtherT]: ...
+
+    @overload
     def get_default_database(
         self, default: str | None = None, *places: Any, **options: Any
-    ) -> Database[DocumentT]:
+    ) -> Database[DocumentT]: ...
+
+    def get_default_database(
+        self, default: str | None = None, *places: Any, **options: Any
+    ) -> Database[Any]:
         """
         The database that the connection string names; for the rest see
         L{get_database}.

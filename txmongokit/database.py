@@ -25,8 +25,9 @@ from txmongokit._sansio.commands.admin import (
 from txmongokit._sansio.commands.arguments import check_database_name, nearest
 from txmongokit._sansio.commands.base import CommandOptions, CursorBatch, RunCommand
 from txmongokit._sansio.commands.read import CursorCommand
+from txmongokit.aggregation import aggregation
 from txmongokit.changestream import WATCHED, ChangeStream
-from txmongokit.collection import Collection, aggregation
+from txmongokit.collection import Collection
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.errors import CollectionInvalid, InvalidOperation
 from txmongokit.legacy import deprecated
@@ -239,6 +240,34 @@ class Database(Scope, Generic[DocumentT]):
 
     # Commands.
 
+    @overload
+    def command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        check: bool = True,
+        allowable_errors: Sequence[str | int] | None = None,
+        read_preference: Any = None,
+        codec_options: None = None,
+        session: ClientSession | None = None,
+        comment: Any = None,
+        **arguments: Any,
+    ) -> Deferred[dict[str, Any]]: ...
+
+    @overload
+    def command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        check: bool = True,
+        allowable_errors: Sequence[str | int] | None = None,
+        read_preference: Any = None,
+        codec_options: CodecOptions[OtherT] = ...,
+        session: ClientSession | None = None,
+        comment: Any = None,
+        **arguments: Any,
+    ) -> Deferred[OtherT]: ...
+
     def command(
         self,
         command: str | Mapping[str, Any],
@@ -250,7 +279,7 @@ class Database(Scope, Generic[DocumentT]):
         session: ClientSession | None = None,
         comment: Any = None,
         **arguments: Any,
-    ) -> Deferred[dict[str, Any]]:
+    ) -> Deferred[Any]:
         """
         Run any command.  It goes to the primary unless C{read_preference}
         says otherwise, takes no concerns but its own and is tried once,
@@ -263,6 +292,8 @@ class Database(Scope, Generic[DocumentT]):
         @param read_preference: TxMongo has C{codec_options} in this place:
             either is understood in either.
         @param comment: a note for the server's logs and profiler.
+        @param codec_options: what the reply is decoded to, instead of the
+            database's; errors are plain dicts.
         @param arguments: more fields of the document.
         @return: fires with the reply.
         """
@@ -282,6 +313,40 @@ class Database(Scope, Generic[DocumentT]):
             session,
         )
 
+    @overload
+    def cursor_command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        read_preference: Any = None,
+        codec_options: None = None,
+        session: ClientSession | None = None,
+        comment: Any = None,
+        max_await_time_ms: int | None = None,
+        *,
+        batch_size: int | None = None,
+        cursor_type: int = CursorType.NON_TAILABLE,
+        timeout_mode: TimeoutMode | str | None = None,
+        **arguments: Any,
+    ) -> CommandCursor[DocumentT]: ...
+
+    @overload
+    def cursor_command(
+        self,
+        command: str | Mapping[str, Any],
+        value: Any = 1,
+        read_preference: Any = None,
+        codec_options: CodecOptions[OtherT] = ...,
+        session: ClientSession | None = None,
+        comment: Any = None,
+        max_await_time_ms: int | None = None,
+        *,
+        batch_size: int | None = None,
+        cursor_type: int = CursorType.NON_TAILABLE,
+        timeout_mode: TimeoutMode | str | None = None,
+        **arguments: Any,
+    ) -> CommandCursor[OtherT]: ...
+
     def cursor_command(
         self,
         command: str | Mapping[str, Any],
@@ -296,7 +361,7 @@ class Database(Scope, Generic[DocumentT]):
         cursor_type: int = CursorType.NON_TAILABLE,
         timeout_mode: TimeoutMode | str | None = None,
         **arguments: Any,
-    ) -> CommandCursor[dict[str, Any]]:
+    ) -> CommandCursor[Any]:
         """
         Run any command that answers with a cursor.
 
@@ -343,7 +408,7 @@ class Database(Scope, Generic[DocumentT]):
         *places: Any,
         session: ClientSession | None = None,
         **options: Any,
-    ) -> CommandCursor[dict[str, Any]]:
+    ) -> CommandCursor[DocumentT]:
         """
         Run a pipeline that belongs to no collection (C{$currentOp},
         C{$documents}, ...); see L{Collection.aggregate}.
@@ -359,7 +424,7 @@ class Database(Scope, Generic[DocumentT]):
         *places: Any,
         session: ClientSession | None = None,
         **options: Any,
-    ) -> ChangeStream[dict[str, Any]]:
+    ) -> ChangeStream[DocumentT]:
         """
         The changes to all collections; see L{Collection.watch}.
         """
@@ -393,6 +458,32 @@ class Database(Scope, Generic[DocumentT]):
 
     # Collections.
 
+    @overload
+    def create_collection(
+        self,
+        name: str,
+        codec_options: Mapping[str, Any] | None = None,
+        read_preference: Any = None,
+        write_concern: Any = None,
+        read_concern: Any = None,
+        session: ClientSession | None = None,
+        check_exists: bool = False,
+        **options: Any,
+    ) -> Deferred[Collection[DocumentT]]: ...
+
+    @overload
+    def create_collection(
+        self,
+        name: str,
+        codec_options: CodecOptions[OtherT],
+        read_preference: Any = None,
+        write_concern: Any = None,
+        read_concern: Any = None,
+        session: ClientSession | None = None,
+        check_exists: bool = False,
+        **options: Any,
+    ) -> Deferred[Collection[OtherT]]: ...
+
     def create_collection(
         self,
         name: str,
@@ -403,7 +494,7 @@ class Database(Scope, Generic[DocumentT]):
         session: ClientSession | None = None,
         check_exists: bool = False,
         **options: Any,
-    ) -> Deferred[Collection[dict[str, Any]]]:
+    ) -> Deferred[Collection[Any]]:
         """
         Create a collection, view or time series.  TxMongo's order is
         understood, too: C{create_collection(name, options, write_concern,
@@ -437,8 +528,8 @@ class Database(Scope, Generic[DocumentT]):
         self,
         command: CreateCollection,
         session: ClientSession | None,
-        collection: Collection[dict[str, Any]],
-    ) -> Collection[dict[str, Any]]:
+        collection: Collection[Any],
+    ) -> Collection[Any]:
         deadline = self._runner.deadline(command.options)
         listing = ListCollections(
             self._name, command.options, filter={"name": collection.name}, name_only=True

@@ -5,7 +5,7 @@ What a client does with a deployment as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pymongo.results import ClientBulkWriteResult
 from pymongo.write_concern import WriteConcern
@@ -15,7 +15,7 @@ from txmongokit._sansio.commands.admin import ListDatabases, ServerInformation
 from txmongokit._sansio.commands.base import CommandOptions
 from txmongokit._sansio.commands.clientbulk import ClientBulkWrite
 from txmongokit._sansio.transactions import bound_session
-from txmongokit.bulkwrite import run_client_bulk
+from txmongokit.bulkwrite import WriteModel, run_client_bulk
 from txmongokit.changestream import WATCHED, ChangeStream
 from txmongokit.cursor import CommandCursor, TimeoutMode
 from txmongokit.database import Database
@@ -26,8 +26,10 @@ from txmongokit.sessions import ClientSession, session_state
 
 __all__ = ["Deployment"]
 
+DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
 
-class Deployment:
+
+class Deployment(Generic[DocumentT]):
     """
     The part of a client that is about all its databases; to be inherited by
     what is an L{IOperationRunner}.
@@ -81,7 +83,7 @@ class Deployment:
 
     def drop_database(
         self,
-        name_or_database: str | Database,
+        name_or_database: str | Database[Any],
         session: ClientSession | None = None,
         comment: Any = None,
         **options: Any,
@@ -117,7 +119,7 @@ class Deployment:
         *places: Any,
         session: ClientSession | None = None,
         **options: Any,
-    ) -> ChangeStream[dict[str, Any]]:
+    ) -> ChangeStream[DocumentT]:
         """
         The changes to all databases; see
         L{txmongokit.collection.Collection.watch}.
@@ -132,7 +134,7 @@ class Deployment:
 
     def bulk_write(
         self,
-        models: Iterable[Any],
+        models: Iterable[WriteModel[Any]],
         session: ClientSession | None = None,
         ordered: bool = True,
         verbose_results: bool = False,

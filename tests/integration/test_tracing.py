@@ -225,7 +225,7 @@ class TracingTests(TestCase):
     async def bulk_writes(self) -> None:
         """See L{test_bulk_writes}."""
         things = self.client["shop"]["things"]
-        writes = [InsertOne({"_id": 1}), DeleteOne({"_id": 1}), InsertOne({"_id": 2})]
+        writes: list[Any] = [InsertOne({"_id": 1}), DeleteOne({"_id": 1}), InsertOne({"_id": 2})]
         await things.bulk_write(writes)
         whole = "bulkWrite shop.things"
         self.assertEqual(

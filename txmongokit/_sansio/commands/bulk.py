@@ -126,7 +126,7 @@ class BulkWrite:
             run.demands.update(demands_of(options))
         self._operations.append(operation)
 
-    def add_insert(self, document: MutableMapping[str, Any] | RawBSONDocument) -> Any:
+    def add_insert(self, document: Mapping[str, Any]) -> Any:
         """
         Insert a document.
 
