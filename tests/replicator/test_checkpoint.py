@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
 from tests.replicator.fakes import FakePool, refused
-from txmongokit.errors import AutoReconnect
+from txmongokit.errors import AutoReconnect, OperationFailure
 from txmongokit.replicator.checkpoint import (
     Checkpoint,
     CheckpointStore,
@@ -179,3 +179,20 @@ class StoreTests(SynchronousTestCase):
         ):
             settling = store(FakePool(stored(found))).settled(CURRENT, AT + 1)
             self.assertEqual(self.successResultOf(Deferred.fromCoroutine(settling)), expected)
+
+    def test_settled_for_good(self) -> None:
+        """What a new primary has must be what it keeps; a standalone server has only one."""
+        following = CURRENT.advanced(AT + 1, 5)
+        replies = (stored(CURRENT), refused(123), stored(following), stored(following))
+        pool = FakePool(*replies)
+        tried = store(pool)
+        for expected in (None, following, following):
+            settling = tried.settled(CURRENT, AT + 1)
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(settling)), expected)
+        levels = [each.options.read_concern.level for each in pool.runner.commands]
+        self.assertEqual(levels, ["linearizable", "linearizable", None, None])
+
+    def test_settled_refused(self) -> None:
+        """Any other error is told."""
+        settling = store(FakePool(refused(13))).settled(CURRENT, AT + 1)
+        self.failureResultOf(Deferred.fromCoroutine(settling), OperationFailure)

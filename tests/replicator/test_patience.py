@@ -56,6 +56,13 @@ class PatienceTests(SynchronousTestCase):
         self.clock.advance(0.05)
         self.assertEqual(self.successResultOf(waiting), "done")
 
+    def test_codes(self) -> None:
+        """So are a server that starts, one that waits in vain and a full disk."""
+        for code in (91, 134, 11602, 50, 64, 117, 14031):
+            waiting = self.trying(OperationFailure("not now", code), "done")
+            self.clock.advance(0.05)
+            self.assertEqual(self.successResultOf(waiting), "done")
+
     def test_final(self) -> None:
         """Anything else is not."""
         self.failureResultOf(self.trying(OperationFailure("no", 13)), OperationFailure)

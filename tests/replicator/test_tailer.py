@@ -143,6 +143,14 @@ class TailerTests(SynchronousTestCase):
             self.clock.advance(0.1)
             self.assertEqual(len(self.successResultOf(reading)), 1)
 
+    def test_source_changes(self) -> None:
+        """Nor is a source that just started, or that changes its role."""
+        for code in (134, 189, 11600):
+            tailer = self.tailer(refused(code), reply(1, 2), Deferred())
+            reading = self.read(tailer)
+            self.clock.advance(0.1)
+            self.assertEqual(len(self.successResultOf(reading)), 1)
+
     def test_lost(self) -> None:
         """Nor is one that it lost later, which is not taken for having read everything."""
         tailer = self.tailer(reply(1, 2), refused(43), reply(2, 3), Deferred())
@@ -208,6 +216,16 @@ class LookupTests(SynchronousTestCase):
         pool = fake_pool(reply(cursor_id=0))
         tailer = Tailer(Clock(), pool, "local.oplog.rs")
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(tailer.bounds())))
+
+    def test_entry_after_an_election(self) -> None:
+        """It is asked for again while the source is away."""
+        pool = fake_pool(AutoReconnect("gone"), reply(2, cursor_id=0))
+        clock = Clock()
+        tailer = Tailer(clock, pool, "local.oplog.rs")
+        finding = Deferred.fromCoroutine(tailer.entry_at(SECOND | 2))
+        self.assertNoResult(finding)
+        clock.advance(0.05)
+        self.assertIsNotNone(self.successResultOf(finding))
 
     def test_entry_at(self) -> None:
         """One entry at a position, if it is there."""

@@ -17,6 +17,7 @@ from typing import Any
 import bson
 from bson.int64 import Int64
 from pymongo import ReturnDocument
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from txmongokit.collection import Collection
@@ -30,6 +31,9 @@ __all__ = ["Checkpoint", "CheckpointStore", "FencedError", "ForeignCheckpointErr
 
 DATABASE = "txmongokit"
 COLLECTION = "mongosync"
+_NOT_A_REPLICA_SET = 123
+# How long the members may take to agree on where it is.
+_SETTLING_MS = 10_000
 
 
 class FencedError(Exception):
@@ -59,8 +63,8 @@ class Checkpoint:
     @ivar missing: updates whose document the destination did not have.
     @ivar window_end: entries up to here may update documents that are
         missing, because the first start began in the past.
-    @ivar intent: position of the DDL entry that may have been executed
-        although the checkpoint is still before it.
+    @ivar intent: entries up to here may have taken effect although the
+        checkpoint is still before them: DDL, and capped collections.
     """
 
     seq: int
@@ -75,6 +79,8 @@ class Checkpoint:
         """
         The checkpoint after the entries up to C{position}.
         """
+        # An intent is kept until it is passed.
+        kept = self.intent is not None and position < self.intent
         return replace(
             self,
             seq=self.seq + 1,
@@ -82,7 +88,7 @@ class Checkpoint:
             term=term,
             count=self.count + count,
             missing=self.missing + missing,
-            intent=None,
+            intent=self.intent if kept else None,
         )
 
     @property
@@ -140,6 +146,7 @@ class CheckpointStore:
     def __init__(self, pool: ConnectionPool, key: str, about: Mapping[str, Any]) -> None:
         self.key = key
         self._about = dict(about)
+        self._has_majority = True
         self._pool = pool
         self._collection: Collection[dict[str, Any]] = pool.get_database(
             DATABASE, write_concern=WriteConcern("majority")
@@ -284,8 +291,24 @@ class CheckpointStore:
 
         @param current: where it was before.
         @param position: where it was to go.
+
+        What a new primary has may not be what it keeps, so the answer is one
+        that a majority stands behind.
         """
-        stored = await self.load()
+        stored = await self._load_settled()
         if stored is None or stored.seq != current.seq + 1 or stored.position != position:
             return None
         return stored
+
+    async def _load_settled(self) -> Checkpoint | None:
+        collection = self._collection
+        if self._has_majority:
+            collection = collection.with_options(read_concern=ReadConcern("linearizable"))
+        try:
+            document = await collection.find_one({"_id": self.key}, max_time_ms=_SETTLING_MS)
+        except OperationFailure as error:
+            if error.code != _NOT_A_REPLICA_SET or not self._has_majority:
+                raise
+            self._has_majority = False
+            return await self._load_settled()
+        return None if document is None else Checkpoint.from_document(document)

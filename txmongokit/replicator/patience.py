@@ -12,14 +12,25 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from txmongokit.errors import AutoReconnect, PyMongoError
+from txmongokit.errors import AutoReconnect, OperationFailure, PyMongoError
 
-__all__ = ["Patience", "is_passing"]
+__all__ = ["LIMIT", "Patience", "is_passing"]
+
+LIMIT = 600.0
+"""How long to keep trying, in seconds, where nothing else is said."""
 
 ResultT = TypeVar("ResultT")
 
 _SHORTEST, _LONGEST = 0.05, 2.0
 _LABELS = ("TransientTransactionError", "RetryableWriteError", "UnknownTransactionCommitResult")
+# What a server answers while it starts, ends or changes its role (the errors
+# after which a read may be repeated), ...
+_CHANGING = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436})
+# ... while it is overloaded or waits in vain (50, 64, 365, 202), is interrupted
+# (11601), another operation is in the way (24, 46, 112, 117, 12586, 12587), or
+# the disk is full (14031), until somebody makes room.
+_WAITING = frozenset({24, 46, 50, 64, 112, 117, 202, 365, 11601, 12586, 12587, 14031})
+_PASSING = _CHANGING | _WAITING
 
 
 class Patience:
@@ -31,7 +42,7 @@ class Patience:
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, seconds: float = 60.0) -> None:
+    def __init__(self, reactor: IReactorTime, seconds: float = LIMIT) -> None:
         self._reactor = reactor
         self._seconds = seconds
 
@@ -71,4 +82,6 @@ def is_passing(error: PyMongoError) -> bool:
     """
     Whether trying again may mend it.
     """
+    if isinstance(error, OperationFailure) and error.code in _PASSING:
+        return True
     return isinstance(error, AutoReconnect) or any(map(error.has_error_label, _LABELS))

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from txmongokit.replicator.batch import Batch
@@ -27,6 +28,9 @@ __all__ = ["Progress", "Replication"]
 # An entry that changes nothing here moves the checkpoint too, but no more
 # often than this (seconds).
 _IDLE_ADVANCE = 5.0
+# How many entries are prepared before answers from the destination are seen
+# to.
+_SLICE = 32
 
 
 @dataclass(slots=True)
@@ -185,7 +189,11 @@ class Replication:
     async def _take(self, documents: list[bytes], until: int | None) -> bool:
         """Put entries into batches; whether the end was reached."""
         self.progress.size += sum(map(len, documents))
-        for raw in documents:
+        for number, raw in enumerate(documents, 1):
+            if not number % _SLICE and self._writing is not None:
+                # The batch under way takes several commands: the next of them
+                # is not to wait until this one is prepared.
+                await deferLater(self._reactor, 0.0, lambda: None)
             entry = parse_entry(raw)
             if until is not None and entry.ts > until:
                 return True

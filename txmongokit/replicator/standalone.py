@@ -20,6 +20,7 @@ from txmongokit.connection import ConnectionPool
 from txmongokit.errors import CollectionInvalid, OperationFailure
 from txmongokit.rawbson import wrap
 from txmongokit.replicator.batch import Batch
+from txmongokit.replicator.capped import CAPPED_DELETE
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
 from txmongokit.replicator.patience import Patience, is_passing
@@ -88,6 +89,8 @@ class ApplyOpsWriter:
                         raise ApplyError(refusal(error)) from error
                     missing += len(operations) - len(kept)
                     operations = kept
+                elif error.code == CAPPED_DELETE and any(each.kind == "d" for each in operations):
+                    operations = await self._without_evictions(operations)
                 else:
                     await self._explain(error, current)
 
@@ -122,6 +125,7 @@ class ApplyOpsWriter:
                 ],
                 "alwaysUpsert": False,
                 "bypassDocumentValidation": True,
+                "writeConcern": {"w": "majority"},
             }
         )
 
@@ -135,6 +139,17 @@ class ApplyOpsWriter:
             except OperationFailure as error:
                 if error.code != _NAMESPACE_EXISTS:
                     raise ApplyError(refusal(error)) from error
+
+    async def _without_evictions(self, operations: Sequence[Operation]) -> list[Operation]:
+        """Leave out deletions in capped collections, which evict by themselves."""
+        catalog = Catalog(self._pool)
+        await catalog.learn({each.namespace for each in operations})
+        kept = [
+            each for each in operations if each.kind != "d" or not catalog.is_capped(each.namespace)
+        ]
+        if len(kept) == len(operations):
+            raise ApplyError("the destination refused a deletion (code 20)")
+        return kept
 
     async def _without_missing(self, operations: Sequence[Operation]) -> list[Operation]:
         """Leave out updates of documents that are neither there nor inserted before."""

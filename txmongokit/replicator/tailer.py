@@ -16,8 +16,9 @@ from twisted.logger import Logger
 from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 from txmongokit.cursor import Cursor
-from txmongokit.errors import AutoReconnect, CursorNotFound, OperationFailure
+from txmongokit.errors import CursorNotFound, PyMongoError
 from txmongokit.replicator.entries import from_timestamp, parse_entry, timestamp
+from txmongokit.replicator.patience import LIMIT, Patience, is_passing
 
 __all__ = ["OplogGap", "Tailer"]
 
@@ -48,7 +49,12 @@ class Tailer:
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, pool: ConnectionPool, namespace: str, *, patience: float = 60.0
+        self,
+        reactor: IReactorTime,
+        pool: ConnectionPool,
+        namespace: str,
+        *,
+        patience: float = LIMIT,
     ) -> None:
         database, _, name = namespace.partition(".")
         self.namespace = namespace
@@ -83,9 +89,13 @@ class Tailer:
         transaction.
         """
         at = timestamp(position)
-        cursor = self._oplog.find_raw_batches({"ts": {"$gte": at, "$lte": at}}, limit=-1)
-        documents = await cursor.next_batch()
-        return documents[0] if documents else None
+
+        async def attempt(again: bool) -> bytes | None:
+            cursor = self._oplog.find_raw_batches({"ts": {"$gte": at, "$lte": at}}, limit=-1)
+            documents = await cursor.next_batch()
+            return documents[0] if documents else None
+
+        return await Patience(self._reactor, self._patience).keep_trying(attempt, "source")
 
     @property
     def ready(self) -> bool:
@@ -129,12 +139,12 @@ class Tailer:
         while True:
             try:
                 return await self._read()
-            except (AutoReconnect, CursorNotFound, OperationFailure) as error:
+            except PyMongoError as error:
                 self._give_up_cursor()
                 code = getattr(error, "code", None)
                 if code in _OVERRUN:
                     raise OplogGap(_overrun(self._position)) from error
-                if not isinstance(error, AutoReconnect) and code not in _REOPEN:
+                if not is_passing(error) and code not in _REOPEN:
                     raise
                 now = self._reactor.seconds()
                 deadline = now + self._patience if deadline is None else deadline
