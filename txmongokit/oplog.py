@@ -2,17 +2,18 @@
 C{python -m txmongokit.oplog}: the replicator as a command.
 
 Takes the options of jaraco.mongodb's module of that name, and does what
-C{twistd mongosync} does, in the foreground.  C{verify} as the first argument
-compares source and destination instead.
+C{twistd mongosync} does, in the foreground.  With C{verify} as the first
+argument it compares source and destination instead; with C{reverse} it
+prepares the other direction after a cut-over.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -22,11 +23,24 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from txmongokit.replicator.arguments import Arguments, ArgumentsError, parse, parse_verify
-from txmongokit.replicator.checking import check
+from txmongokit.replicator.arguments import (
+    Arguments,
+    ArgumentsError,
+    parse,
+    parse_reverse,
+    parse_verify,
+)
+from txmongokit.replicator.checking import check, turn
 from txmongokit.replicator.service import MongosyncService
 
 __all__ = ["main"]
+
+
+_Task = Callable[[Any, Arguments, Callable[[str], Any]], Deferred[bool]]
+_SUBCOMMANDS: dict[str, tuple[Callable[[Sequence[str]], Arguments], _Task]] = {
+    "verify": (parse_verify, check),
+    "reverse": (parse_reverse, turn),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,13 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         verification found a difference, 2 for wrong arguments.
     """
     argv = sys.argv[1:] if argv is None else argv
-    verifying = bool(argv) and argv[0] == "verify"
+    subcommand = argv[0] if argv else ""
     try:
-        arguments = parse_verify(argv[1:]) if verifying else parse(argv)
+        if subcommand in _SUBCOMMANDS:
+            read, task = _SUBCOMMANDS[subcommand]
+            arguments = read(argv[1:])
+        else:
+            arguments, task = parse(argv), None
     except ArgumentsError as error:
         print(f"txmongokit.oplog: {error}", file=sys.stderr)
         return 2
-    return (_verify if verifying else _replicate)(arguments, _start_logging(arguments))
+    reactor = _start_logging(arguments)
+    return _replicate(arguments, reactor) if task is None else _run(task, arguments, reactor)
 
 
 def _start_logging(arguments: Arguments) -> Any:
@@ -60,7 +79,7 @@ def _start_logging(arguments: Arguments) -> Any:
     return installed
 
 
-def _verify(arguments: Arguments, reactor: Any) -> int:
+def _run(task: _Task, arguments: Arguments, reactor: Any) -> int:
     status = 1
 
     def finished(result: Any) -> None:
@@ -74,9 +93,9 @@ def _verify(arguments: Arguments, reactor: Any) -> int:
         reactor.stop()
 
     def begin() -> None:
-        checking = check(reactor, arguments, print)
-        reactor.addSystemEventTrigger("before", "shutdown", checking.cancel)
-        checking.addBoth(finished)
+        running = task(reactor, arguments, print)
+        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+        running.addBoth(finished)
 
     reactor.callWhenRunning(begin)
     reactor.run()

@@ -61,7 +61,9 @@ class HeadroomTests(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
-    def headroom(self, *replies: Any, position: int = 400) -> tuple[Headroom, Clock]:
+    def headroom(
+        self, *replies: Any, position: int = 400, ahead: int = 0
+    ) -> tuple[Headroom, Clock]:
         """Over a script of replies, with a threshold of a minute."""
         clock = Clock()
         self.measured: list[float | None] = []
@@ -70,6 +72,7 @@ class HeadroomTests(SynchronousTestCase):
             fake_pool(*replies),
             "local.oplog.rs",
             lambda: at(position),
+            lambda: at(position + ahead),
             60.0,
             lambda: self.measured.append(headroom.seconds),
         )
@@ -138,7 +141,8 @@ class HeadroomTests(SynchronousTestCase):
 
     def test_lag(self) -> None:
         """At the newest entry, or past what was measured, there is none."""
-        headroom, _ = self.headroom()
+        headroom, _ = self.headroom(position=390, ahead=10)
         for newest, lag in ((400, 0), (399, 0), (460, 60)):
-            headroom.judge(at(100), at(newest), at(400), 1000, 1000)
+            headroom.judge(at(100), at(newest), at(390), 1000, 1000)
             self.assertEqual(headroom.lag, lag)
+            self.assertEqual(headroom.seconds, 290)

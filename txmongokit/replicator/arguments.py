@@ -23,10 +23,20 @@ from twisted.python import usage
 from txmongokit import __version__
 from txmongokit.replicator.segments import DEFAULT_TASKS
 from txmongokit.replicator.selection import Selection, SelectionError
+from txmongokit.replicator.status import EndpointError, listening_place
 
-__all__ = ["Arguments", "ArgumentsError", "Options", "parse", "parse_verify", "redacted"]
+__all__ = [
+    "Arguments",
+    "ArgumentsError",
+    "Options",
+    "parse",
+    "parse_reverse",
+    "parse_verify",
+    "redacted",
+]
 
 _TWISTD = "twistd mongosync"
+_OPLOG = "python -m txmongokit.oplog"
 _DEFAULT_PORT = 27017
 _RESUME_FILE = "mongooplog.ts"
 _LEVELS = ("debug", "info", "warn", "error", "critical")
@@ -60,6 +70,10 @@ class Arguments:
     @ivar clone: whether to copy what the source has before following it.
     @ivar clone_tasks: how many parts of it are copied at once.
     @ivar drop: whether what is in the clone's way is dropped.
+    @ivar verify: whether source and destination are compared at the end.
+    @ivar status: where the status page is, as a server endpoint.
+    @ivar status_token_file: holds what its requests have to show.
+    @ivar headroom_warning: seconds of oplog left below which to warn.
     @ivar generations: how often a verification looks at what differs.
     @ivar settle: how many seconds a verification waits for a replication
         that stands still.
@@ -80,6 +94,10 @@ class Arguments:
     clone: bool = False
     clone_tasks: int = DEFAULT_TASKS
     drop: bool = False
+    verify: bool = False
+    status: str | None = None
+    status_token_file: Path | None = None
+    headroom_warning: float = 900.0
     generations: int = 5
     settle: float = 30.0
 
@@ -105,6 +123,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     _add_what(parser)
     _add_when(parser)
     _add_clone(parser)
+    _add_watching(parser)
     _add_other(parser)
     return parser
 
@@ -139,6 +158,31 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
         default="local.oplog.rs",
         metavar="NS",
         help="the source's oplog (default: local.oplog.rs)",
+    )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    watching = parser.add_argument_group("watching")
+    watching.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare both sides at the end, while both may move; status 1 if anything differs",
+    )
+    watching.add_argument(
+        "--status",
+        metavar="ENDPOINT",
+        help="show the state over HTTP and take orders there, as in tcp:8080 (this machine alone)",
+    )
+    watching.add_argument(
+        "--status-token-file",
+        metavar="FILE",
+        help="who asks there has to show what is in FILE as 'Authorization: Bearer'",
+    )
+    watching.add_argument(
+        "--headroom-warning",
+        default="900",
+        metavar="SECONDS",
+        help="warn when the source overwrites so soon what is to be read next (default: 900)",
     )
 
 
@@ -241,7 +285,8 @@ def _add_when(parser: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--force-start",
         action="store_true",
-        help="let --seconds or --window override the destination's checkpoint",
+        help="let --seconds or --window override the destination's checkpoint; go on after a "
+        "cut-over",
     )
     when.add_argument(
         "--resume-file",
@@ -251,7 +296,7 @@ def _add_when(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(argv: Sequence[str], program: str = "python -m txmongokit.oplog") -> Arguments:
+def parse(argv: Sequence[str], program: str = _OPLOG) -> Arguments:
     """
     Read a command line.
 
@@ -277,16 +322,11 @@ def parse_verify(argv: Sequence[str]) -> Arguments:
     @raise ArgumentsError: it cannot be used.
     @raise SystemExit: C{--help} or C{--version} was given and is printed.
     """
-    program = "python -m txmongokit.oplog verify"
-    parser = _Parser(
-        prog=program,
-        add_help=False,
-        allow_abbrev=False,
-        description="Compare a source and its copy while both move, range by range: documents, "
-        "collections, indexes and views. Exit status 1 if anything differs.",
+    parser = _part_of_parser(
+        "verify",
+        "Compare a source and its copy while both move, range by range: documents, collections, "
+        "indexes and views. Exit status 1 if anything differs.",
     )
-    _add_where(parser)
-    _add_what(parser)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--generations",
@@ -301,15 +341,49 @@ def parse_verify(argv: Sequence[str]) -> Arguments:
         metavar="SECONDS",
         help="wait so long for a replication that stands still (default: 30)",
     )
+    given, arguments = _parse_part(parser, argv)
+    return replace(
+        arguments,
+        generations=int(_number(given.generations, "--generations", 2)),
+        settle=_number(given.settle, "--settle", 0),
+    )
+
+
+def parse_reverse(argv: Sequence[str]) -> Arguments:
+    """
+    Read the command line of C{python -m txmongokit.oplog reverse}.
+
+    @param argv: what stands behind C{reverse}: where and what as in the
+        forward direction.
+
+    @raise ArgumentsError: it cannot be used.
+    @raise SystemExit: C{--help} or C{--version} was given and is printed.
+    """
+    parser = _part_of_parser(
+        "reverse",
+        "After a cut-over: store in the former source where a replication of the other direction "
+        "begins. Takes the --from, --to and selection of the forward direction.",
+    )
+    return _parse_part(parser, argv)[1]
+
+
+def _part_of_parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"{_OPLOG} {name}", add_help=False, allow_abbrev=False, description=description
+    )
+    _add_where(parser)
+    _add_what(parser)
     _add_log(parser.add_argument_group("other"))
+    return parser
+
+
+def _parse_part(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[Any, Arguments]:
+    """What was given; and the rest as it is without being given."""
     try:
         given = parser.parse_args(list(argv))
-        found = _parser(program).parse_args(["--from", given.source, "--resume-file", "none"])
+        found = _parser(parser.prog).parse_args(["--from", given.source, "--resume-file", "none"])
         found.__dict__.update(vars(given))
-        generations = int(_number(given.generations, "--generations", 2))
-        return replace(
-            _arguments(found), generations=generations, settle=_number(given.settle, "--settle", 0)
-        )
+        return given, _arguments(found)
     except (ArgumentsError, SelectionError) as error:
         raise ArgumentsError(_redacted_sentence(str(error))) from None
 
@@ -330,6 +404,7 @@ def _arguments(found: Any) -> Arguments:
     if not database or not collection:
         raise ArgumentsError(f"--oplogns {found.oplogns!r} must have the form database.collection")
     file = found.resume_file.strip()
+    token = found.status_token_file
     return Arguments(
         source=_uri(found.source, "--from", None),
         destination=_uri(found.destination, "--to", _port(found.port)),
@@ -343,10 +418,31 @@ def _arguments(found: Any) -> Arguments:
         force_start=found.force_start,
         at_least_once=found.at_least_once,
         log_level=found.log_level,
+        verify=_verify(found),
+        status=_status(found),
+        status_token_file=None if token is None else Path(token),
+        headroom_warning=_number(found.headroom_warning, "--headroom-warning", 0),
         clone=found.clone,
         clone_tasks=_clone_tasks(found, option),
         drop=found.drop,
     )
+
+
+def _verify(found: Any) -> bool:
+    if found.verify and found.dry_run:
+        raise ArgumentsError("--verify and --dry-run exclude one another: give one of them")
+    return bool(found.verify)
+
+
+def _status(found: Any) -> str | None:
+    if found.status is None:
+        if found.status_token_file is not None:
+            raise ArgumentsError("--status-token-file belongs to --status: give that, too")
+        return None
+    try:
+        return listening_place(found.status, has_token=found.status_token_file is not None)
+    except EndpointError as error:
+        raise ArgumentsError(str(error)) from None
 
 
 def _clone_tasks(found: Any, start: str | None) -> int:

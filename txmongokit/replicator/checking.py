@@ -1,11 +1,11 @@
 """
-C{python -m txmongokit.oplog verify}: a verification by itself, beside a
-replication in another process or after one.
+C{python -m txmongokit.oplog verify} and C{reverse}: what is done with a source
+and a destination besides replicating.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,17 +13,29 @@ from twisted.internet.defer import Deferred
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.replicator.arguments import Arguments
-from txmongokit.replicator.checkpoint import CheckpointStore, ForeignCheckpointError
-from txmongokit.replicator.inspection import DeploymentError, inspect, same_deployment
+from txmongokit.replicator.checkpoint import CheckpointStore, FencedError, ForeignCheckpointError
+from txmongokit.replicator.inspection import Deployment, DeploymentError, inspect, same_deployment
+from txmongokit.replicator.reversal import ReversalError, prepare_reversal
 from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.service import ReplicationFailed, checkpoint_key, connect
 from txmongokit.replicator.verification import Follower, Verification
 from txmongokit.replicator.writers import without_documents
 
-__all__ = ["check"]
+__all__ = ["check", "turn"]
+
+_EXPLAINED = (
+    DeploymentError,
+    FencedError,
+    ForeignCheckpointError,
+    ReversalError,
+    SelectionError,
+)
+
+Say = Callable[[str], Any]
+_Task = Callable[[Any, Arguments, ConnectionPool, ConnectionPool, Deployment, Say], Awaitable[bool]]
 
 
-def check(reactor: Any, arguments: Arguments, say: Callable[[str], Any]) -> Deferred[bool]:
+def check(reactor: Any, arguments: Arguments, say: Say) -> Deferred[bool]:
     """
     Compare two deployments.
 
@@ -35,16 +47,27 @@ def check(reactor: Any, arguments: Arguments, say: Callable[[str], Any]) -> Defe
     @return: fires with whether the two are equal; fails with
         L{ReplicationFailed}.
     """
-    return Deferred.fromCoroutine(_check(reactor, arguments, say))
+    return Deferred.fromCoroutine(_connected(reactor, arguments, say, _compare))
 
 
-async def _check(reactor: Any, arguments: Arguments, say: Callable[[str], Any]) -> bool:
+def turn(reactor: Any, arguments: Arguments, say: Say) -> Deferred[bool]:
+    """
+    Prepare the other direction after a cut-over.
+
+    @param say: called with what to do next.
+    @return: fires with C{True}; fails with L{ReplicationFailed}.
+    """
+    return Deferred.fromCoroutine(_connected(reactor, arguments, say, _turn))
+
+
+async def _connected(reactor: Any, arguments: Arguments, say: Say, task: _Task) -> bool:
     pools: list[ConnectionPool] = []
     try:
         for uri, what in ((arguments.source, "source"), (arguments.destination, "destination")):
             pools.append(connect(reactor, uri, what))
-        return await _compare(reactor, arguments, pools[0], pools[1], say)
-    except (DeploymentError, ForeignCheckpointError, SelectionError) as error:
+        source = await _inspected(arguments, *pools)
+        return await task(reactor, arguments, pools[0], pools[1], source, say)
+    except _EXPLAINED as error:
         raise ReplicationFailed(str(error)) from error
     except OperationFailure as error:
         raise ReplicationFailed(
@@ -57,16 +80,13 @@ async def _check(reactor: Any, arguments: Arguments, say: Callable[[str], Any]) 
             await pool.disconnect()
 
 
-async def _compare(
-    reactor: Any,
-    arguments: Arguments,
-    source_pool: ConnectionPool,
-    destination_pool: ConnectionPool,
-    say: Callable[[str], Any],
-) -> bool:
+async def _inspected(
+    arguments: Arguments, source_pool: ConnectionPool, destination_pool: ConnectionPool
+) -> Deployment:
+    """What the source is, if the two may be a source and its copy."""
     source, destination = await inspect(source_pool), await inspect(destination_pool)
     if source.is_mongos or destination.is_mongos:
-        raise DeploymentError("a mongos cannot be verified by this version: name a replica set")
+        raise DeploymentError("this version cannot deal with a mongos: name a replica set")
     if source.set_name is None:
         raise DeploymentError("the source is a standalone server: name a replica set")
     if same_deployment(source, destination) and not arguments.selection.covers_renames():
@@ -74,6 +94,17 @@ async def _compare(
             "source and destination are the same deployment: name another destination, or give "
             "--ns and a --rename for each of its namespaces"
         )
+    return source
+
+
+async def _compare(
+    reactor: Any,
+    arguments: Arguments,
+    source_pool: ConnectionPool,
+    destination_pool: ConnectionPool,
+    source: Deployment,
+    say: Say,
+) -> bool:
     store = CheckpointStore(
         destination_pool, checkpoint_key(source, arguments), {"source": source.identity}
     )
@@ -94,3 +125,16 @@ async def _compare(
     for line in report.lines():
         say(line)
     return report.equal
+
+
+async def _turn(
+    reactor: Any,
+    arguments: Arguments,
+    source_pool: ConnectionPool,
+    destination_pool: ConnectionPool,
+    source: Deployment,
+    say: Say,
+) -> bool:
+    key = checkpoint_key(source, arguments)
+    say(await prepare_reversal(source_pool, destination_pool, key, arguments))
+    return True

@@ -52,7 +52,8 @@ class Headroom:
     Measures it every five seconds, and warns in the log below a threshold.
 
     @param namespace: the source's oplog.
-    @param position: asks how far the replication is.
+    @param position: asks where the replication would go on after a restart.
+    @param reached: asks how far it is; that may be further.
     @param threshold: seconds below which to warn.
     @param measured: called after each measurement.
     @ivar seconds: the headroom; C{None} before the first measurement.
@@ -67,6 +68,7 @@ class Headroom:
         pool: ConnectionPool,
         namespace: str,
         position: Callable[[], int],
+        reached: Callable[[], int],
         threshold: float,
         measured: Callable[[], object],
     ) -> None:
@@ -76,6 +78,7 @@ class Headroom:
         self._pool = pool
         self._namespace = namespace
         self._position = position
+        self._reached = reached
         self._threshold = threshold
         self._measured = measured
         self._warned: float | None = None
@@ -147,7 +150,7 @@ class Headroom:
         Take a measurement, and warn where it is due: at once when it falls
         below the threshold, and again every minute.
         """
-        self.lag = float(max(0, (newest >> 32) - (position >> 32))) if newest > position else 0.0
+        self.lag = float(max(0, (newest >> 32) - (self._reached() >> 32)))
         self.seconds = headroom_seconds(
             oldest=oldest, newest=newest, position=position, size=size, limit=limit
         )

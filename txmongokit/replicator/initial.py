@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from txmongokit.connection import ConnectionPool
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
-from txmongokit.replicator.cloning import CloneError, InitialSync
+from txmongokit.replicator.cloning import CloneError, CloneProgress, InitialSync
 from txmongokit.replicator.ledger import CATCH_UP, COPY, DONE, Ledger
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.schema import SchemaWriter
@@ -61,6 +61,13 @@ class CloneRun:
         )
         self._phase: str | None = None
         self._planned = False
+
+    @property
+    def progress(self) -> CloneProgress | None:
+        """
+        How far the clone is; C{None} where there is none to be made.
+        """
+        return self._sync.progress if self._phase in (COPY, CATCH_UP) else None
 
     async def start(self, stored: Checkpoint | None, oldest: int, newest: int) -> StartPoint | None:
         """

@@ -124,6 +124,15 @@ class Replication:
         self._stopping = False
         self._paused: Deferred[None] | None = None
 
+    @property
+    def reached(self) -> int:
+        """
+        The position up to which everything is applied that is to be.  The
+        checkpoint may be behind it, where nothing had to be done.
+        """
+        idle = not self._batch.count and (self._writing is None or self._writing.called)
+        return self.progress.read if idle else self.progress.position
+
     def pause(self) -> None:
         """
         Write what was read, move the checkpoint there, and wait.

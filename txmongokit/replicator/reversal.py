@@ -38,6 +38,7 @@ __all__ = [
     "prepare_reversal",
     "read_committed",
     "record_committed",
+    "refuse_committed",
     "reversed_selection",
 ]
 
@@ -109,6 +110,22 @@ async def read_committed(pool: ConnectionPool, key: str) -> Committed | None:
     if document is None or noted is None or noted["seq"] != document["seq"]:
         return None
     return Committed(from_timestamp(noted["ts"]), int(noted["t"]), noted["at"])
+
+
+async def refuse_committed(pool: ConnectionPool, key: str) -> None:
+    """
+    Do not go on with a replication whose cut-over is done.
+
+    @param pool: the destination.
+    @raise ReversalError: it is.
+    """
+    committed = await read_committed(pool, key)
+    if committed is not None:
+        raise ReversalError(
+            f"the cut-over of this replication was done at {committed.at:%Y-%m-%dT%H:%M:%SZ}, and "
+            "the destination may have been written to since: prepare the other direction with "
+            "'python -m txmongokit.oplog reverse', or go on with this one by --force-start"
+        )
 
 
 async def _newest(pool: ConnectionPool) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from txmongokit.replicator.checkpoint import (
     ForeignCheckpointError,
 )
 from txmongokit.replicator.cloning import CloneError
+from txmongokit.replicator.cutover import NotEqual
 from txmongokit.replicator.ddl import UnsupportedDDL
 from txmongokit.replicator.entries import UnsupportedEntry, parse_entry, timestamp
 from txmongokit.replicator.initial import CloneRun
@@ -43,10 +44,13 @@ from txmongokit.replicator.resumefile import (
     read_position,
     write_position,
 )
+from txmongokit.replicator.reversal import ReversalError, refuse_committed
 from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
 from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
+from txmongokit.replicator.status import EndpointError
+from txmongokit.replicator.supervision import Supervision
 from txmongokit.replicator.tailer import OplogGap, Tailer
 from txmongokit.replicator.window import Window
 from txmongokit.replicator.writers import (
@@ -64,10 +68,13 @@ _EXPLAINED = (
     ApplyError,
     CloneError,
     DeploymentError,
+    EndpointError,
     FencedError,
     ForeignCheckpointError,
+    NotEqual,
     OplogGap,
     ResumeFileError,
+    ReversalError,
     StartError,
     UnsupportedDDL,
     UnsupportedEntry,
@@ -107,12 +114,14 @@ class MongosyncService(Service):
         self._source: ConnectionPool | None = None
         self._destination: ConnectionPool | None = None
         self._replication: Replication | None = None
+        self._supervision = Supervision(reactor, arguments)
         self._running: Deferred[None] | None = None
         self._reporter: LoopingCall | None = None
         self._counting: CountingWriter | None = None
         self._reported = (0.0, 0)
         self._saved_at = float("-inf")
         self._saved_position = 0
+        self._key = ""
 
     def startService(self) -> None:
         """
@@ -182,6 +191,7 @@ class MongosyncService(Service):
                 if replication.checkpoint.applied:
                     self._save(replication.checkpoint.position, at_once=True)
         finally:
+            await self._supervision.close()
             for pool in (self._source, self._destination):
                 if pool is not None:
                     await pool.disconnect()
@@ -204,6 +214,7 @@ class MongosyncService(Service):
         from_file = None if arguments.resume_file is None else read_position(arguments.resume_file)
         if resume_file is not None:
             check_writable(resume_file)
+        await self._supervision.open()
         self._source = connect(self._reactor, arguments.source, "source")
         self._destination = connect(self._reactor, arguments.destination, "destination")
         source = await self._inspect(self._source, arguments.source, "source")
@@ -221,6 +232,8 @@ class MongosyncService(Service):
             self._destination, checkpoint_key(source, arguments), _about(source, arguments)
         )
         stored = await store.load()
+        if not arguments.dry_run and not arguments.force_start:
+            await refuse_committed(self._destination, store.key)
         if stored is not None and stored.applied:
             bounds = await self._caught_up(tailer, bounds, stored.position)
         clone = CloneRun(self._reactor, self._source, self._destination, arguments, store.key)
@@ -344,6 +357,7 @@ class MongosyncService(Service):
             return await self._follow(checkpoint, writer, window or schema, dialect, until, window)
 
         if not arguments.dry_run:
+            self._watch(checkpoint, clone)
             checkpoint = await clone.run(
                 checkpoint,
                 store,
@@ -351,7 +365,18 @@ class MongosyncService(Service):
                 lambda now, window: replicate(now, now.window_end, window),
             )
         if self.running:
+            self._key = store.key
             await replicate(checkpoint, None if arguments.follow else newest)
+
+    def _watch(self, checkpoint: Checkpoint, clone: CloneRun) -> None:
+        assert self._source is not None
+
+        def position() -> int:
+            replication = self._replication
+            return checkpoint.position if replication is None else replication.progress.position
+
+        self._supervision.cloning(lambda: clone.progress)
+        self._supervision.watch(self._source, position)
 
     async def _follow(
         self,
@@ -383,7 +408,13 @@ class MongosyncService(Service):
             self._reporter.clock = self._reactor
             self._reporter.start(_REPORT_EVERY, now=False)
         self._reported = (self._reactor.seconds(), 0)
-        await replication.run(until)
+        if window is None and not arguments.dry_run:
+            assert self._destination is not None
+            await self._supervision.follow(
+                replication, self._source, self._destination, self._key, until
+            )
+        else:
+            await replication.run(until)
         return replication.checkpoint
 
     def _writer(
