@@ -51,14 +51,25 @@ class Load:
     @param operations: how many inserts, updates and deletes.
     @param seed: the same seed writes the same load.
     @param ddl: whether to change collections and indexes, too.
+    @param namespaces: into how many collections to write; all ten where there
+        is DDL.
+    @param batch: how many operations to write at a time.
     """
 
-    def __init__(self, operations: int, seed: int = 2, ddl: bool = True) -> None:
+    def __init__(
+        self,
+        operations: int,
+        seed: int = 2,
+        ddl: bool = True,
+        namespaces: int = 10,
+        batch: int = _BATCH,
+    ) -> None:
         self.operations = operations
         self.ddl = ddl
         self.done = 0
+        self._batch = batch
         self._random = random.Random(seed)
-        self._namespaces = [_Namespace(name, []) for name in _NAMESPACES]
+        self._namespaces = [_Namespace(name, []) for name in _NAMESPACES[:namespaces]]
 
     def write(self, client: Client, pace: Callable[[], None] = lambda: None) -> None:
         """
@@ -72,7 +83,7 @@ class Load:
             while self.done >= stage * tenth:
                 self._change_schema(client, stage)
                 stage += 1
-            count = min(_BATCH, tenth, self.operations - self.done)
+            count = min(self._batch, tenth, self.operations - self.done)
             namespace = self._random.choice(self._namespaces)
             collection = self._collection(client, namespace)
             if self._random.random() < 0.1:

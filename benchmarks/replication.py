@@ -1,7 +1,13 @@
 """
-Replication beside C{jaraco.mongodb}'s oplog command, in the same run on the
-same servers: one source, a fresh destination for each. The load has no DDL,
-which the other tool refuses on servers of today.
+Replication beside C{jaraco.mongodb}'s oplog command, and beside a loop that
+applies the same transactions from memory by PyMongo: in one run, on one
+source in memory that keeps running, with a fresh destination for each; on one
+namespace and on ten. The load has no DDL, which the other tool refuses on
+servers of today. At the end the lag of a following replicator is measured
+under a steady load.
+
+Rates are taken from the destination's own oplog, from the first write to the
+last, so that nobody's start counts.
 """
 
 from __future__ import annotations
@@ -9,37 +15,58 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.load import Load, differences, finish  # noqa: E402 (the path comes first)
+from benchmarks.from_memory import apply, read_batches  # noqa: E402 (the path comes first)
+from benchmarks.load import Client, Load, differences, finish  # noqa: E402
 from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set  # noqa: E402
 
-__all__ = ["main"]
+__all__ = ["Measured", "lags", "main", "percentile", "written"]
 
+OURS, LOOP, PEER = "txmongokit", "from memory", "jaraco.mongodb"
 _LOG_TAIL = 2000
+_OF_SERVERS = ("admin", "config", "local", "txmongokit")
+_GOALS = {"peer": 25.0, "loop": 0.85, "memory": 200.0, "lag": 0.25}
+_STEP_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """
     What one tool took.
+
+    @ivar rate: operations a second between its first write and its last.
+    @ivar seconds: from the start of the process to its end.
+    @ivar memory: its largest resident set, in MB; 0 where not measured.
     """
 
     name: str
     status: int
+    rate: float
     seconds: float
     cpu_seconds: float
+    memory: float
     wrong: tuple[str, ...]
-    log: str
+    log: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether it ended well and left both sides equal."""
+        return not self.status and not self.wrong
 
     def report(self, operations: int) -> str:
         """
@@ -47,32 +74,79 @@ class _Measured:
         """
         equal = "equal" if not self.wrong else f"{len(self.wrong)} DIFFERENCES"
         line = (
-            f"{self.name:<16} {operations / self.seconds:>9,.0f} ops/s  {self.seconds:7.1f} s  "
-            f"{self.cpu_seconds / operations * 1e6:7.1f} us CPU per operation  dbHash {equal}"
+            f"  {self.name:<14} {self.rate:>9,.0f} ops/s  {self.seconds:6.1f} s in all  "
+            f"{self.cpu_seconds / operations * 1e6:6.1f} us CPU an operation  "
+            f"{self.memory:4.0f} MB  dbHash {equal}"
         )
         if self.status:
             line += f"\n  ended with status {self.status}:\n{self.log[-_LOG_TAIL:]}"
-        return "\n  ".join([line, *self.wrong[:5]])
+        return "\n    ".join([line, *self.wrong[:5]])
+
+
+def written(entries: Iterator[dict[str, Any]]) -> list[tuple[datetime, int]]:
+    """
+    When a destination's oplog has writes to user databases, and how many.
+    """
+    found = []
+    for entry in entries:
+        operations = entry["o"].get("applyOps", [entry])
+        count = sum(
+            each["op"] in "iud" and each["ns"].partition(".")[0] not in _OF_SERVERS
+            for each in operations
+        )
+        if count:
+            found.append((entry["wall"], count))
+    return found
+
+
+def rate_of(destination: Client) -> float:
+    """
+    Operations a second from the first entry to the last; the first one's own
+    are not counted, since they began before it.
+    """
+    moments = written(destination["local"]["oplog.rs"].find().sort("$natural", 1))
+    if len(moments) < 2:
+        return 0.0
+    span = (moments[-1][0] - moments[0][0]).total_seconds()
+    return sum(count for _, count in moments[1:]) / max(span, 0.001)
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """
+    The value below which that part of the values is.
+    """
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(len(ranked) * part))]
+
+
+def lags(
+    written_at: Sequence[tuple[Any, datetime]], reached_at: Sequence[tuple[Any, datetime]]
+) -> list[float]:
+    """
+    For each entry how many seconds later the destination had it.
+
+    @param written_at: position and time of the source's entries.
+    @param reached_at: position and time of the checkpoint's moves, in order.
+    """
+    places = [place for place, _ in reached_at]
+    return [
+        (reached_at[bisect_left(places, place)][1] - moment).total_seconds()
+        for place, moment in written_at
+        if place <= places[-1]
+    ]
 
 
 def _measure(
     name: str, command: Sequence[str], source: Deployment, destination: Deployment, seconds: float
-) -> _Measured:
+) -> Measured:
     """
     Run one tool's single pass over the oplog as a child process.
     """
     with tempfile.TemporaryFile() as log:
         began = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=destination.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        process = _popen(command, destination, log)
         try:
-            usage = _await(process, began + seconds)
+            cpu, memory = _await(process, began + seconds)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -82,77 +156,212 @@ def _measure(
         text = log.read().decode(errors="replace")
     with source.client() as here, destination.client() as there:
         wrong = tuple(differences(here, there))
-    return _Measured(name, process.returncode, took, usage, wrong, text)
+        rate = rate_of(there)
+    return Measured(name, process.returncode, rate, took, cpu, memory, wrong, text)
 
 
-def _await(process: subprocess.Popen[bytes], deadline: float) -> float:
+def _popen(command: Sequence[str], destination: Deployment, log: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=destination.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def _await(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, float]:
     """
-    Wait for a child and return its CPU seconds.
+    Wait for a child and return its CPU seconds and its peak memory in MB.
 
     @raise TimeoutError: when it still runs at the deadline.
     """
+    memory = 0.0
     while time.monotonic() < deadline:
+        memory = max(memory, _peak_memory(process.pid))
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return usage.ru_utime + usage.ru_stime
-        time.sleep(0.01)
+            return usage.ru_utime + usage.ru_stime, memory
+        time.sleep(0.02)
     raise TimeoutError(f"{process.args!r} was not done in time")
+
+
+def _peak_memory(pid: int) -> float:
+    """The largest resident set so far in MB; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    sizes = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")]
+    return sizes[0] if sizes else 0.0
+
+
+def _ours(source: Deployment, destination: Deployment, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "txmongokit.oplog", "--from", source.uri]
+    return [*command, "--to", destination.uri, "--resume-file", "none", *more]
+
+
+def _from_memory(source: Deployment, destination: Deployment) -> Measured:
+    """
+    Read and regroup everything first, then apply it.
+    """
+    with source.client() as here, destination.client() as there:
+        batches = read_batches(here)
+        began, cpu_began = time.monotonic(), time.process_time()
+        apply(batches, there)
+        took, cpu = time.monotonic() - began, time.process_time() - cpu_began
+        wrong = tuple(differences(here, there))
+        return Measured(LOOP, 0, rate_of(there), took, cpu, 0.0, wrong)
+
+
+def _peer(source: Deployment, seconds: float) -> Measured | None:
+    if not importlib.util.find_spec("jaraco") or not importlib.util.find_spec("jaraco.mongodb"):
+        print("jaraco.mongodb is not installed: pip install jaraco.mongodb")
+        return None
+    with replica_set(name="destination", cache_gb=1) as destination:
+        ends = [f"127.0.0.1:{end.members[0].port}" for end in (source, destination)]
+        command = [sys.executable, "-m", "jaraco.mongodb.oplog", "-w", "1day"]
+        command += ["--source", ends[0], "--dest", ends[1]]
+        return _measure(PEER, command, source, destination, seconds)
+
+
+def _compare(options: argparse.Namespace, namespaces: int) -> bool:
+    """
+    Write a load, run each tool on it and print the figures.
+
+    @return: whether everything of ours was right and the goals were reached.
+    """
+    ratios, memory, ours = [], 0.0, []
+    good = True
+    with replica_set(name="source", cache_gb=1) as source:
+        with source.client() as client:
+            Load(options.operations, options.seed, ddl=False, namespaces=namespaces).write(client)
+            finish(client)
+        print(f"{options.operations:,} operations, namespaces: {namespaces}", flush=True)
+        for _ in range(options.rounds):
+            with replica_set(name="destination", cache_gb=1) as destination:
+                command = _ours(source, destination)
+                mine = _measure(OURS, command, source, destination, options.seconds)
+            with replica_set(name="destination", cache_gb=1) as destination:
+                loop = _from_memory(source, destination)
+            for tool in (mine, loop):
+                print(tool.report(options.operations), flush=True)
+            good = good and mine.good and loop.good
+            ratios.append(mine.rate / max(loop.rate, 1.0))
+            ours.append(mine.rate)
+            memory = max(memory, mine.memory)
+        peer = None if options.without_peer else _peer(source, options.seconds)
+    if peer is not None:
+        print(peer.report(options.operations))
+        wanted = _GOALS["peer"] if namespaces == 1 else 0.0
+        times = statistics.median(ours) / max(peer.rate, 1.0)
+        good = _goal(f"times {PEER}", times, times >= wanted, f">= {wanted:g}") and good
+    part = statistics.median(ratios)
+    good = _goal("of the loop from memory", part, part >= _GOALS["loop"], ">= 0.85") and good
+    return _goal("MB of memory", memory, memory < _GOALS["memory"], "< 200") and good
+
+
+def _goal(what: str, value: float, reached: bool, wanted: str) -> bool:
+    print(f"  {value:8.2f} {what} ({wanted}: {'yes' if reached else 'NO'})", flush=True)
+    return reached
+
+
+def _steady(client: Client, rate: int, seconds: float) -> None:
+    """Write at a steady rate, a few operations at a time."""
+    load = Load(int(rate * seconds), ddl=False, batch=max(1, round(rate * _STEP_SECONDS)))
+    began = time.monotonic()
+
+    def pace() -> None:
+        time.sleep(max(0.0, began + load.done / rate - time.monotonic()))
+
+    load.write(client, pace)
+
+
+def _lag(options: argparse.Namespace) -> bool:
+    """
+    Measure how far a following replicator is behind.
+    """
+    with (
+        replica_set(name="source", cache_gb=1) as source,
+        replica_set(name="destination", cache_gb=1) as destination,
+        source.client() as here,
+        destination.client() as there,
+        tempfile.TemporaryFile() as log,
+    ):
+        finish(here)
+        process = _popen(_ours(source, destination, "-f"), destination, log)
+        try:
+            while there["app"]["finished"].find_one() is None:
+                time.sleep(0.1)
+            start = finish(here)
+            _steady(here, options.rate, options.lag_seconds)
+            end = finish(here)
+            deadline = time.monotonic() + options.seconds
+            while there["app"]["finished"].count_documents({}) < 3:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise TimeoutError("the follower did not get to the end")
+                time.sleep(0.1)
+            memory = _peak_memory(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        span = {"$gt": start, "$lte": end}
+        entries = (
+            here["local"]["oplog.rs"].find({"ts": span, "op": {"$ne": "n"}}).sort("$natural", 1)
+        )
+        source_side = [(entry["ts"], entry["wall"]) for entry in entries]
+        found = lags(source_side, list(_moves(there)))
+    took = (source_side[-1][1] - source_side[0][1]).total_seconds()
+    print(f"Following {len(found) / took:,.0f} entries a second for {took:.0f} s, {memory:.0f} MB:")
+    for part in (0.5, 0.9, 0.99, 1.0):
+        print(f"  lag {percentile(found, part) * 1000:7.0f} ms at {part:.0%}")
+    worst = percentile(found, 0.99)
+    return _goal("s of lag at 99%", worst, worst < _GOALS["lag"], "< 0.25")
+
+
+def _moves(destination: Client) -> Iterator[tuple[Any, datetime]]:
+    """Where the checkpoint went, and when."""
+    entries = destination["local"]["oplog.rs"].find({"o.applyOps.ns": "txmongokit.mongosync"})
+    for entry in entries.sort("$natural", 1):
+        move = entry["o"]["applyOps"][-1]["o"]
+        fields = move.get("$set") or move["diff"]["u"]
+        if "ts" in fields:
+            yield fields["ts"], entry["wall"]
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--operations", type=int, default=20_000, help="default: %(default)s")
+    parser.add_argument("--operations", type=int, default=50_000, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="of ours; default: %(default)s")
     parser.add_argument("--seed", type=int, default=2, help="of the load; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=600.0, help="a tool; default: %(default)s")
+    parser.add_argument("--rate", type=int, default=2000, help="for the lag; default: %(default)s")
+    parser.add_argument("--lag-seconds", type=float, default=20.0, help="default: %(default)s")
+    parser.add_argument("--without-peer", action="store_true", help=f"do not run {PEER}")
+    parser.add_argument("--only", choices=("1", "10", "lag"), help="one part alone")
     return parser.parse_args(arguments)
-
-
-def _compare(options: argparse.Namespace) -> list[_Measured]:
-    """
-    Write the load and run each tool on it.
-    """
-    with replica_set(name="source", cache_gb=1) as source:
-        print(f"Writing {options.operations:,} operations ...", flush=True)
-        with source.client() as client:
-            Load(options.operations, options.seed, ddl=False).write(client)
-            finish(client)
-        measured = []
-        with replica_set(name="destination", cache_gb=1) as destination:
-            command = [sys.executable, "-m", "txmongokit.oplog"]
-            command += ["--from", source.uri, "--to", destination.uri, "--resume-file", "none"]
-            measured.append(_measure("txmongokit", command, source, destination, options.seconds))
-        if importlib.util.find_spec("jaraco") and importlib.util.find_spec("jaraco.mongodb"):
-            with replica_set(name="destination", cache_gb=1) as destination:
-                ends = [f"127.0.0.1:{end.members[0].port}" for end in (source, destination)]
-                command = [sys.executable, "-m", "jaraco.mongodb.oplog", "-w", "1day"]
-                command += ["--source", ends[0], "--dest", ends[1]]
-                measured.append(
-                    _measure("jaraco.mongodb", command, source, destination, options.seconds)
-                )
-        else:
-            print("jaraco.mongodb is not installed: pip install jaraco.mongodb")
-    return measured
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run the comparison and print it.
 
-    @return: the exit code: 0 if our own replication succeeded.
+    @return: the exit code: 0 if everything was equal and the goals were reached.
     """
     options = _arguments(arguments)
+    good = True
     try:
-        measured = _compare(options)
+        for namespaces in (1, 10):
+            if options.only in (None, str(namespaces)):
+                good = _compare(options, namespaces) and good
+        if options.only in (None, "lag"):
+            good = _lag(options) and good
     except (ServerFailed, ServerNotFound, TimeoutError) as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
-    for tool in measured:
-        print(tool.report(options.operations))
-    ours = measured[0]
-    if len(measured) > 1 and not any(tool.status or tool.wrong for tool in measured):
-        print(f"Ratio: {measured[1].seconds / ours.seconds:.1f} times as fast")
-    return 1 if ours.status or ours.wrong else 0
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
