@@ -74,7 +74,7 @@ class TailerTests(SynchronousTestCase):
     def test_overwritten(self) -> None:
         """Another first entry means that something was lost."""
         error = self.failureResultOf(self.read(self.tailer(reply(2, 3))), OplogGap).value
-        self.assertIn("(100, 1)", str(error))
+        self.assertIn("(100, 1), and goes on at 1970-01-01T00:01:40Z (100, 2)", str(error))
 
     def test_rolled_back(self) -> None:
         """So does one of another term; an unknown term is no evidence."""
@@ -174,7 +174,15 @@ class TailerTests(SynchronousTestCase):
     def test_overrun(self) -> None:
         """A position that the server has lost is a gap."""
         for code in (136, 286):
-            self.failureResultOf(self.read(self.tailer(refused(code))), OplogGap)
+            ends = [cursor_reply([{"ts": Timestamp(second, 7)}]) for second in (103, 109)]
+            reading = self.read(self.tailer(refused(code), *ends))
+            error = self.failureResultOf(reading, OplogGap).value
+            self.assertIn("(100, 1), and goes on at 1970-01-01T00:01:43Z (103, 7)", str(error))
+
+    def test_overrun_of_a_source_that_goes_away(self) -> None:
+        """Where the oplog begins now may not be found out any more."""
+        reading = self.read(self.tailer(refused(136), refused(10107)))
+        self.failureResultOf(reading, OplogGap)
 
     def test_refused(self) -> None:
         """What the server refuses is told at once."""

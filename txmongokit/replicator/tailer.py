@@ -143,7 +143,7 @@ class Tailer:
                 self._give_up_cursor()
                 code = getattr(error, "code", None)
                 if code in _OVERRUN:
-                    raise OplogGap(_overrun(self._position)) from error
+                    raise OplogGap(_overrun(self._position, await self._oldest())) from error
                 if not is_passing(error) and code not in _REOPEN:
                     raise
                 now = self._reactor.seconds()
@@ -172,7 +172,7 @@ class Tailer:
         if expected is not None:
             first = parse_entry(documents[0])
             if first.ts != expected or self._term not in (-1, first.term):
-                raise OplogGap(_overrun(expected))
+                raise OplogGap(_overrun(expected, first.ts))
             del documents[0]
         if documents:
             last = parse_entry(documents[-1])
@@ -202,6 +202,14 @@ class Tailer:
         if cursor is not None:
             cursor.close().addErrback(lambda failure: None)
 
+    async def _oldest(self) -> int | None:
+        """The position of the oldest entry, for a message."""
+        try:
+            bounds = await self.bounds()
+        except PyMongoError:
+            return None
+        return None if bounds is None else bounds[0]
+
     def stop(self) -> None:
         """
         Close the cursor.
@@ -209,10 +217,15 @@ class Tailer:
         self._give_up_cursor()
 
 
-def _overrun(position: int) -> str:
-    at = timestamp(position)
+def _overrun(position: int, found: int | None) -> str:
+    holds = "" if found is None or found == position else f", and goes on at {_shown(found)}"
     return (
-        f"the source's oplog no longer holds {at.as_datetime():%Y-%m-%dT%H:%M:%SZ} "
-        f"({at.time}, {at.inc}): it was overwritten before it was read, or this is another "
-        "source; copy the data anew and start with a larger oplog"
+        f"the source's oplog no longer holds {_shown(position)}{holds}: it was overwritten before "
+        "it was read, or this is another source; copy the data anew and start with a larger oplog "
+        "(replSetResizeOplog)"
     )
+
+
+def _shown(position: int) -> str:
+    at = timestamp(position)
+    return f"{at.as_datetime():%Y-%m-%dT%H:%M:%SZ} ({at.time}, {at.inc})"
