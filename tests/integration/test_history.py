@@ -60,16 +60,20 @@ class HistoryTests(SynchronousTestCase):
 
     def assert_equal(self, pair: Pair) -> None:
         """Source and destination have the same documents, catalogs and users."""
-        self.assertEqual(list(differences(pair.here, pair.there)), [])
+        found = list(differences(pair.here, pair.there))
+        if pair.here.server_info()["version"] != pair.there.server_info()["version"]:
+            # Each version has its own form of a time series' view.
+            found = [each for each in found if not each.startswith("measured.system.views:")]
+        self.assertEqual(found, [])
         self.assertEqual(list(catalog_differences(pair.here, pair.there)), [])
         self.assertEqual(list(checkpoint_gaps(pair.there)), [])
         for name in ("system.users", "system.roles"):
-            found = [
+            users = [
                 list(client["admin"][name].find({"db": "docs"}, sort=[("_id", 1)]))
                 for client in (pair.here, pair.there)
             ]
-            self.assertNotEqual(found[0], [])
-            self.assertEqual(found[0], found[1])
+            self.assertNotEqual(users[0], [])
+            self.assertEqual(users[0], users[1])
 
     def test_here(self) -> None:
         """From the server at hand to another one of it."""

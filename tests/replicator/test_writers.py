@@ -225,11 +225,12 @@ class TransactionWriterTests(SynchronousTestCase):
         self.assertEqual(capped.batches, [what])
         self.assertEqual(self.commands(), [])
 
-    def test_capped_refused(self) -> None:
-        """Without one they are refused."""
-        writing = self.write(self.writer(*CAPPED), batch("i"))
-        error = self.failureResultOf(writing, ApplyError).value
-        self.assertIn("db.c is a capped collection", str(error))
+    def test_capped_in_order(self) -> None:
+        """Without one they are written before the transaction, after an intent."""
+        writer = self.writer(*CAPPED, OK, OK, OK, OK)
+        following = self.successResultOf(self.write(writer, batch("i")))
+        self.assertEqual(self.commands(), ["update", "insert", "update", "commitTransaction"])
+        self.assertEqual((following.intent, following.seq), (None, CURRENT.seq + 2))
 
     def test_only_position(self) -> None:
         """A batch of nothing moves the checkpoint."""

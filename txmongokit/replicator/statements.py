@@ -282,26 +282,29 @@ def _patched(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Va
 def _patched_object(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:
     field = f"f{depth}"
     gone: list[_Value] = []
+    absent: list[_Value] = []
     added: list[_Value] = []
+    original = _call("$objectToArray", current)
     changed: list[tuple[_Value, _Value]] = []
     for kind, name, _, at, end in elements(diff):
         if name in (b"d", b"i", b"u") and kind == 0x03:
             for each, inner, _, start, stop in elements(diff, at):
+                new = _literal((each, diff[start:stop]))
+                pair = _document(("k", _literal(_string(inner))), ("v", new))
                 if name == b"u":
-                    new = _literal((each, diff[start:stop]))
                     changed.append((_is_named(field, inner), new))
+                    absent.append(_unless_there(original, field, inner, pair))
                     continue
                 # What is inserted moves to the end if it is there already.
                 gone.append(_is_named(field, inner))
                 if name == b"i":
-                    new = _literal((each, diff[start:stop]))
-                    added.append(_document(("k", _literal(_string(inner))), ("v", new)))
+                    added.append(pair)
         elif name[:1] == b"s" and kind == 0x03:
             new = _patched(entry, _string(f"$${field}.v"), diff[at:end], depth + 1)
             changed.append((_is_named(field, name[1:]), new))
         else:
             raise _unsupported(entry, "has a diff of a form that is not known")
-    fields = _call("$objectToArray", current)
+    fields = original
     if gone:
         kept = _call("$not", _call("$or", *gone))
         fields = _document(
@@ -313,10 +316,21 @@ def _patched_object(entry: OplogEntry, current: _Value, diff: bytes, depth: int)
         fields = _document(
             ("$map", _document(("input", fields), ("as", _string(field)), ("in", pair)))
         )
-    if added:
-        fields = _call("$concatArrays", fields, _array(*added))
+    if absent or added:
+        fields = _call("$concatArrays", fields, *absent, _array(*added))
     # In a list of its own: the operator would take a bare array for its arguments.
     return _call("$arrayToObject", fields)
+
+
+def _unless_there(fields: _Value, field: str, name: bytes, pair: _Value) -> _Value:
+    """A list with a field's name and value; an empty one where the name is there."""
+    found = _document(
+        (
+            "$map",
+            _document(("input", fields), ("as", _string(field)), ("in", _is_named(field, name))),
+        )
+    )
+    return _call("$cond", _call("$anyElementTrue", found), _array(), _array(pair))
 
 
 def _patched_array(entry: OplogEntry, current: _Value, diff: bytes, depth: int) -> _Value:

@@ -5,6 +5,7 @@ Writing one batch and the checkpoint after it, so that both happen or neither.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from typing import Protocol
 
 from pymongo.read_concern import ReadConcern
@@ -14,6 +15,7 @@ from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure
 from txmongokit.replicator.batch import Batch, WriteGroup
+from txmongokit.replicator.capped import CappedAppender
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.patience import Patience, is_passing
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 _DUPLICATE_KEY = 11000
+_WHERE = "destination"
+# A batch below this fits into a document, with what surrounds it.
+_ATOMIC = 12 * 1024 * 1024
 # Where one document was there already, the next ones probably are, too.
 _UPSERTING_BATCHES = 50
 # A message may have 48 MB; statements are sent in pieces well below that.
@@ -79,9 +84,9 @@ class TransactionWriter:
     """
     Writes to a replica set: operations and checkpoint in one transaction.
 
-    @param capped: writes batches with capped collections, which
+    @param capped: writes batches with capped collections atomically, which
         transactions refuse; C{None} where the destination has no way to do
-        that exactly once.
+        that.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class TransactionWriter:
         self._catalog = catalog
         self._patience = patience
         self._capped = capped
+        self._appender = CappedAppender(pool, store, patience)
         self._collections: dict[str, Collection[dict[str, object]]] = {}
         # Batches still to be written with upserts, after a document was found
         # to be there already.
@@ -113,24 +119,49 @@ class TransactionWriter:
         @raise FencedError: another replicator has taken over.
         """
         self._upserting = max(0, self._upserting - 1)
+        await self._patience.keep_trying(lambda _: self._catalog.learn(batch.namespaces), _WHERE)
+        capped = [name for name in batch.namespaces if self._catalog.is_capped(name)]
+        if capped:
+            return await self._write_with_capped(batch, capped, current)
         return await self._patience.keep_trying(
-            lambda again: self._write(batch, current, again), "destination"
+            lambda again: self._write(batch, current, again, ()), _WHERE
         )
 
-    async def _write(self, batch: Batch, current: Checkpoint, again: bool) -> Checkpoint:
+    async def _write_with_capped(
+        self, batch: Batch, capped: list[str], current: Checkpoint
+    ) -> Checkpoint:
+        # What is applied atomically is one document, with its checkpoint.
+        if self._capped is not None and batch.bytes < _ATOMIC and current.intent is None:
+            return await self._capped.write(batch, current)
+        try:
+            intending = await self._appender.append(batch, capped, current)
+        except OperationFailure as error:
+            if is_passing(error):
+                raise
+            raise ApplyError(refusal(error)) from error
+        return await self._patience.keep_trying(
+            lambda again: self._write(batch, intending, again, capped), _WHERE
+        )
+
+    async def _write(
+        self, batch: Batch, current: Checkpoint, again: bool, written: Container[str]
+    ) -> Checkpoint:
+        """
+        Write in one transaction.
+
+        @param written: namespaces that are written already.
+        """
         if again:
             # Only the checkpoint knows what became of a commit without an answer.
             settled = await self._store.settled(current, batch.position)
             if settled is not None:
                 return settled
         await self._catalog.learn(batch.namespaces)
-        for namespace in batch.namespaces:
-            if self._catalog.is_capped(namespace):
-                return await self._writer_for_capped(namespace).write(batch, current)
         strict = self._catalog.is_strict
         while True:
             plain = not self._upserting
             groups = batch.groups(strict, plain_inserts=plain)
+            groups = [group for group in groups if group.namespace not in written]
             try:
                 return await self._transaction(batch, groups, current)
             except OperationFailure as error:
@@ -144,14 +175,6 @@ class TransactionWriter:
                     raise
                 else:
                     raise ApplyError(refusal(error)) from error
-
-    def _writer_for_capped(self, namespace: str) -> BatchWriter:
-        if self._capped is None:
-            raise ApplyError(
-                f"{namespace} is a capped collection, which this version cannot write exactly "
-                "once to a destination of 6.2 or later: exclude it with -x"
-            )
-        return self._capped
 
     async def _transaction(
         self, batch: Batch, groups: list[WriteGroup], current: Checkpoint
