@@ -52,7 +52,7 @@ from txmongokit.replicator.statements import Dialect
 from txmongokit.replicator.status import EndpointError
 from txmongokit.replicator.supervision import Supervision
 from txmongokit.replicator.tailer import OplogGap, Tailer
-from txmongokit.replicator.window import Window
+from txmongokit.replicator.window import Window, WindowWriter
 from txmongokit.replicator.writers import (
     ApplyError,
     BatchWriter,
@@ -395,7 +395,7 @@ class MongosyncService(Service):
         replication = self._replication = Replication(
             self._reactor,
             tailer,
-            writer,
+            writer if window is None else WindowWriter(writer),
             schema,
             arguments.selection,
             dialect,
@@ -431,7 +431,9 @@ class MongosyncService(Service):
         if destination.version < (6, 2):
             atomic = ApplyOpsWriter(pool, store, patience)
         if destination.set_name is not None:
-            return TransactionWriter(pool, session, store, catalog, patience, atomic)
+            # 4.4 evicts nothing from a capped collection that applyOps writes to.
+            capped = atomic if destination.version >= (5, 0) else None
+            return TransactionWriter(pool, session, store, catalog, patience, capped)
         if atomic is not None and not self._arguments.at_least_once:
             return atomic
         return RepeatingWriter(pool, store, catalog, patience)
