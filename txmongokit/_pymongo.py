@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TypeVar
 
 import bson
 from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
-from bson.raw_bson import RawBSONDocument
 
+from txmongokit import rawbson
 from txmongokit.errors import (
     ConfigurationError,
     CursorNotFound,
@@ -82,6 +82,7 @@ SHUTTING_DOWN_CODES = frozenset({11600, 91})
 RETRYABLE_CODES = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _STATE_CHANGE_MESSAGES = ("not master", "node is recovering")
 _DUPLICATE_KEY_CODES = frozenset({11000, 11001, 12582})
+_ARRAY = 0x04
 
 
 def decode_selective(
@@ -94,7 +95,8 @@ def decode_selective(
     PyMongo's private C{_decode_all_selective} is not used, as its envelope
     has the user's document class unless there is a type decoder.
 
-    @param fields: as C{{"cursor": {"firstBatch": 1}}}.
+    @param fields: as C{{"cursor": {"firstBatch": 1}}}; a list of documents
+        may stand for one.
     """
     registry = DEFAULT_CODEC_OPTIONS.type_registry
     if codec_options.document_class is dict and codec_options.type_registry == registry:
@@ -102,38 +104,35 @@ def decode_selective(
     plain: CodecOptions[dict[str, Any]] = codec_options.with_options(
         document_class=dict, type_registry=registry
     )
-    # Decodes one level at a time, and only what is looked at.
-    lazy = RawBSONDocument(raw, plain.with_options(document_class=RawBSONDocument))
-    return _open(lazy, codec_options, plain, fields)
+    return _open(raw, codec_options, plain, fields)
 
 
 def _open(
-    level: RawBSONDocument,
+    level: bytes,
     codec_options: CodecOptions[Any],
     plain: CodecOptions[dict[str, Any]],
     fields: Mapping[str, Any],
 ) -> dict[str, Any]:
-    opened: dict[str, Any] = {}
-    theirs: Mapping[str, Any] | None = None
-    for name, value in level.items():
+    names, ours = [], []
+    theirs: dict[str, Any] = {}
+    for kind, encoded_name, start, value, end in rawbson.elements(level):
+        name = encoded_name.decode()
+        names.append(name)
         inner = fields.get(name)
         if inner is None:
-            opened[name] = _plain(value, plain)
+            ours.append(level[start:end])
         elif isinstance(inner, Mapping):
-            opened[name] = _open(value, codec_options, plain, inner)
+            if kind == _ARRAY:
+                documents = rawbson.array_documents(level, value)
+                theirs[name] = [_open(each, codec_options, plain, inner) for each in documents]
+            else:
+                theirs[name] = _open(level[value:end], codec_options, plain, inner)
         else:
-            if theirs is None:
-                theirs = bson.decode(level.raw, codec_options)
-            opened[name] = theirs[name]
-    return opened
-
-
-def _plain(value: Any, plain: CodecOptions[dict[str, Any]]) -> Any:
-    if isinstance(value, RawBSONDocument):
-        return bson.decode(value.raw, plain)
-    if isinstance(value, list):
-        return [_plain(each, plain) for each in value]
-    return value
+            # By itself: a type decoder may refuse what is around it.
+            alone = bson.decode(rawbson.wrap(level[start:end]), codec_options)
+            theirs[name] = alone[name]
+    found = bson.decode(rawbson.wrap(*ours), plain)
+    return {name: theirs[name] if name in theirs else found[name] for name in names}
 
 
 def add_to_bulk(operation: Any, bulk: Any) -> None:

@@ -11,6 +11,7 @@ from pymongo.operations import IndexModel, SearchIndexModel
 from twisted.internet.defer import Deferred
 
 from txmongokit._sansio.commands.arguments import Keys, key_document
+from txmongokit._sansio.commands.base import without_classes
 from txmongokit._sansio.commands.indexes import (
     CreateIndexes,
     CreateSearchIndexes,
@@ -255,7 +256,7 @@ class IndexedScope(Scope):
             session = in_order(("session", "comment"), places, options, session)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a search index's name, not {type(name).__name__}")
-        limits = without_concerns(self._limits(options))
+        limits = without_classes(without_concerns(self._limits(options)))
         stage = {"$listSearchIndexes": {} if name is None else {"name": name}}
         command = aggregate_command(
             self._database_name, self._name, limits, [stage], batch_size=batch_size, **options

@@ -18,6 +18,7 @@ from txmongokit._sansio.commands.base import (
     CursorBatch,
     DocumentCommand,
     Request,
+    without_classes,
 )
 from txmongokit._sansio.commands.read import CursorCommand
 from txmongokit._sansio.commands.write import raise_write_concern_error
@@ -261,7 +262,8 @@ class ListCollections(CursorCommand):
             "comment": "comment",
             "raw_data": "rawData",
         }
-        super().__init__(database, None, on_primary(options), add_options(body, names, arguments))
+        body = add_options(body, names, arguments)
+        super().__init__(database, None, without_classes(on_primary(options)), body)
 
 
 class ListDatabases(CursorCommand):
@@ -284,7 +286,7 @@ class ListDatabases(CursorCommand):
             "comment": "comment",
         }
         body = add_options({"listDatabases": 1}, names, arguments)
-        super().__init__("admin", None, on_primary(options), body)
+        super().__init__("admin", None, without_classes(on_primary(options)), body)
 
     def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> CursorBatch:
         """One document for each database."""

@@ -9,11 +9,11 @@ reply's bytes become a document (L{Command.decode}) and what the reply means
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import bson
-from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions
+from bson.codec_options import DEFAULT_CODEC_OPTIONS, CodecOptions, TypeRegistry
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -30,7 +30,9 @@ __all__ = [
     "DocumentCommand",
     "Request",
     "RunCommand",
+    "WholeReply",
     "sendable",
+    "without_classes",
 ]
 
 ResultT = TypeVar("ResultT")
@@ -63,6 +65,8 @@ carry credentials.
 # MongoDB 8.2, which knows rawData; to older servers it is not sent (CRUD
 # specification).
 _RAW_DATA_WIRE_VERSION = 27
+
+_NO_TYPES = TypeRegistry()
 
 
 class Request(NamedTuple):
@@ -106,6 +110,23 @@ def sendable(body: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
     if "rawData" in body and info.max_wire_version < _RAW_DATA_WIRE_VERSION:
         del body["rawData"]
     return body
+
+
+def _plain(codec: CodecOptions[Any]) -> CodecOptions[Any]:
+    """Codec options without the user's own classes; the same where there are none."""
+    if codec.document_class is dict and codec.type_registry == _NO_TYPES:
+        return codec
+    return codec.with_options(document_class=dict, type_registry=_NO_TYPES)
+
+
+def without_classes(options: CommandOptions) -> CommandOptions:
+    """
+    Options of a command whose reply describes what is the server's own:
+    collections, indexes, databases.  It is in dicts, whatever users' documents
+    are in.
+    """
+    codec = _plain(options.codec_options)
+    return options if codec is options.codec_options else replace(options, codec_options=codec)
 
 
 class CursorBatch(NamedTuple):
@@ -254,7 +275,31 @@ class DocumentCommand(Command[ResultT], Generic[ResultT]):
         return Request(sendable(self._body, info))
 
 
-class RunCommand(Command[dict[str, Any]]):
+class WholeReply(Command[dict[str, Any]]):
+    """
+    A command whose result is the reply, all of it by the codec options.
+
+    What decides about success, and what the session and the client learn from
+    each reply, is looked up in a plain one: users' types and classes may be
+    neither equal to numbers nor fit to be sent again.
+    """
+
+    _raw: bytes | None = None
+
+    def decode(self, raw: bytes) -> dict[str, Any]:
+        """The reply without the user's own classes."""
+        codec = _plain(self.options.codec_options)
+        self._raw = None if codec is self.options.codec_options else raw
+        return bson.decode(raw, codec)
+
+    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
+        """The reply itself."""
+        if self._raw is None:
+            return reply
+        return bson.decode(self._raw, self.options.codec_options)
+
+
+class RunCommand(WholeReply):
     """
     A command document as the user wrote it.
 
@@ -285,14 +330,6 @@ class RunCommand(Command[dict[str, Any]]):
     def build(self, info: ConnectionInfo) -> Request:
         """The document, copied, so that the caller's own is left alone."""
         return Request(dict(self.document))
-
-    def decode(self, raw: bytes) -> dict[str, Any]:
-        """The reply, all of it with the command's codec options."""
-        return bson.decode(raw, self.options.codec_options)
-
-    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
-        """The reply itself."""
-        return reply
 
     def tolerates(self, reply: Mapping[str, Any]) -> bool:
         """

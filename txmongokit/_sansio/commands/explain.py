@@ -4,18 +4,14 @@ How a server runs a command.
 
 from __future__ import annotations
 
-from typing import Any
-
-import bson
-
-from txmongokit._sansio.commands.base import Command, CommandOptions, Request
+from txmongokit._sansio.commands.base import CommandOptions, Request, WholeReply
 from txmongokit._sansio.commands.read import Find
 from txmongokit.types import ConnectionInfo
 
 __all__ = ["Explain"]
 
 
-class Explain(Command[dict[str, Any]]):
+class Explain(WholeReply):
     """
     C{explain} of a find.
     """
@@ -39,11 +35,3 @@ class Explain(Command[dict[str, Any]]):
         if "maxTimeMS" in find:
             body["maxTimeMS"] = find.pop("maxTimeMS")
         return Request({**body, "verbosity": "allPlansExecution"})
-
-    def decode(self, raw: bytes) -> dict[str, Any]:
-        """The reply, by the command's codec options."""
-        return bson.decode(raw, self.options.codec_options)
-
-    def parse(self, reply: dict[str, Any], info: ConnectionInfo) -> dict[str, Any]:
-        """The reply itself."""
-        return reply

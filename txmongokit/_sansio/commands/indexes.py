@@ -21,6 +21,7 @@ from txmongokit._sansio.commands.base import (
     CursorBatch,
     DocumentCommand,
     Request,
+    without_classes,
 )
 from txmongokit._sansio.commands.read import CursorCommand
 from txmongokit.errors import ConfigurationError
@@ -127,7 +128,7 @@ class ListIndexes(CursorCommand):
             "cursor": {} if batch_size is None else {"batchSize": batch_size},
         }
         add_options(body, {"comment": "comment", "raw_data": "rawData"}, arguments)
-        super().__init__(database, collection, on_primary(options), body)
+        super().__init__(database, collection, without_classes(on_primary(options)), body)
 
     def tolerates(self, reply: Mapping[str, Any]) -> bool:
         """That there is no collection."""

@@ -302,7 +302,7 @@ class Statements(Command[ResultT], Generic[ResultT]):
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         """The reply, with what was upserted in the command's codec options."""
-        return decode_selective(raw, self.options.codec_options, {"upserted": 1})
+        return decode_selective(raw, self.options.codec_options, {"upserted": {"_id": 1}})
 
     def retrying(self) -> None:
         """The next try's reply counts, whatever it says."""
