@@ -39,7 +39,8 @@ from txmongokit.replicator.writers import ApplyError, refusal
 __all__ = ["CloneError", "CloneProgress", "InitialSync", "run_command"]
 
 _NAMESPACE_EXISTS = 48
-_NAMESPACE_NOT_FOUND = 26
+# The second is what $collStats says.
+_NOT_THERE = frozenset({26, 40280})
 _NOT_AUTHORIZED = 13
 # Drawn for each segment, so that segments come out about equally large.
 _DRAWN = 20
@@ -181,7 +182,7 @@ class InitialSync:
                     .to_list()
                 )
             except OperationFailure as error:
-                if error.code != _NAMESPACE_NOT_FOUND:
+                if error.code not in _NOT_THERE:
                     raise
                 continue  # dropped or renamed just now
             storage = stats[0]["storageStats"] if stats else {}

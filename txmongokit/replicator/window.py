@@ -28,7 +28,9 @@ import bson
 from twisted.logger import Logger
 
 from txmongokit.connection import ConnectionPool
+from txmongokit.errors import OperationFailure
 from txmongokit.rawbson import find_element
+from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.blueprints import BUCKETS, CODEC, Blueprint, is_deferred
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.cloning import run_command
@@ -38,13 +40,16 @@ from txmongokit.replicator.ledger import Ledger
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.selection import Selection
+from txmongokit.replicator.statements import Operation
+from txmongokit.replicator.writers import ApplyError, BatchWriter
 
-__all__ = ["Window"]
+__all__ = ["Window", "WindowWriter"]
 
 _NAMESPACE_NOT_FOUND = 26
 # What the change is made to is gone, or is already as a later change left it:
 # an index of that name, for example, with other options.
 _TOLERATED = frozenset({_NAMESPACE_NOT_FOUND, 27, 85, 86})
+_PATH_NOT_VIABLE = 28
 _VIEWS = "system.views"
 _INDEX_COMMANDS = ("createIndexes", "commitIndexBuild")
 _DROPS_OF_INDEXES = ("dropIndexes", "deleteIndexes", "dropIndex", "deleteIndex", "abortIndexBuild")
@@ -352,6 +357,57 @@ class Window:
             ):
                 if next(reversed(command.values())) not in ([], None):
                     await run_command(self._pool, self._patience, database, command)
+
+
+class WindowWriter:
+    """
+    Writes what is replayed over a clone.
+
+    An update may be of the time before its document was read, and not fit
+    into what has come of that since: a path that leads through what is no
+    document any more.  Then the copy has all that the update did, and it is
+    left out.
+
+    @param inner: writes everything.
+    """
+
+    def __init__(self, inner: BatchWriter) -> None:
+        self._inner = inner
+
+    async def write(self, batch: Batch, current: Checkpoint) -> Checkpoint:
+        """
+        See L{BatchWriter.write}.
+        """
+        try:
+            return await self._inner.write(batch, current)
+        except ApplyError as error:
+            if not _does_not_fit(error):
+                raise
+        # In parts, at the place where the checkpoint is: all of it may be repeated.
+        current = await self._write_parts(list(batch.operations()), current)
+        rest = Batch()
+        rest.reach(batch.position, batch.term)
+        return await self._inner.write(rest, current)
+
+    async def _write_parts(self, operations: list[Operation], current: Checkpoint) -> Checkpoint:
+        part = Batch()
+        part.add_all(operations)
+        part.reach(current.position, current.term)
+        try:
+            return await self._inner.write(part, current)
+        except ApplyError as error:
+            if not _does_not_fit(error):
+                raise
+        half = len(operations) // 2
+        if half:
+            current = await self._write_parts(operations[:half], current)
+            current = await self._write_parts(operations[half:], current)
+        return current
+
+
+def _does_not_fit(error: ApplyError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OperationFailure) and cause.code == _PATH_NOT_VIABLE
 
 
 def _uuid(entry: OplogEntry) -> bytes | None:
