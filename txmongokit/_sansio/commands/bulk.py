@@ -14,6 +14,7 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.results import BulkWriteResult
 
+from txmongokit import rawbson
 from txmongokit._pymongo import add_to_bulk
 from txmongokit._sansio.commands.arguments import (
     check_mapping,
@@ -251,12 +252,15 @@ class BulkWrite:
 
 def ensure_id(document: Any) -> Any:
     """
-    A document's C{_id}, which it is given if it has none.
+    A document's C{_id}, which it is given if it has none and is no raw one.
 
     @raise TypeError: it is no mapping that can be changed.
     """
     if isinstance(document, RawBSONDocument):
-        return document.get("_id")
+        # Nothing else of it is looked at: it may be large, or no good text.
+        raw = bytes(document.raw)
+        found = rawbson.find_element(raw, b"_id")
+        return None if found is None else bson.decode(rawbson.wrap(raw[found[2] : found[4]]))["_id"]
     if not isinstance(document, MutableMapping):
         raise TypeError(f"document must be a mutable mapping, not {type(document).__name__}")
     if "_id" not in document:
