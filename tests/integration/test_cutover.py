@@ -18,8 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.load import Load, differences
 from tests.replicas import Pair, wait_for
+from txmongokit.testing import replica_set
 
 _OFF = ("--resume-file", "none")
+# The server shortens its oplog at each checkpoint of its storage, usually once a minute.
+_PROMPT = ("--syncdelay", "1")
 
 
 def free_port() -> int:
@@ -203,6 +206,35 @@ class CutOverTests(SynchronousTestCase):
             status, output = self.pair.run(*_OFF, "--verify", twistd=twistd)
             self.assertEqual(status, 1, output)
             self.assertIn('a document with _id "planted"', output)
+
+    def test_overrun(self) -> None:
+        """Before the oplog is overwritten it warns; afterwards it stops and names both places."""
+        small = replica_set(name="from", oplog_size_mb=1, arguments=_PROMPT)
+        self.pair = Pair(source=small)
+        self.addCleanup(self.pair.close)
+        here = self.pair.here
+        here["app"]["users"].insert_one({"_id": 0})
+        process = self.start("--headroom-warning", "1000000")
+        wait_for(lambda: self.progress()["applied"] >= 1, "the first")
+        self.assertEqual(self.order("pause")[0], 202)
+        time.sleep(1.5)
+        position = self.progress()["position"]["time"]
+
+        def overwritten() -> bool:
+            here["app"]["users"].insert_many([{"text": "x" * 100_000} for _ in range(50)])
+            oldest = here["local"]["oplog.rs"].find().sort("$natural", 1).limit(1).next()
+            return bool(oldest["ts"].time > position)
+
+        wait_for(overwritten, "the oplog is overwritten", 90)
+        wait_for(lambda: self.progress()["headroom_seconds"] < 0, "the headroom is gone")
+        self.assertEqual(self.order("resume")[0], 202)
+        output, _ = process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 1, output)
+        self.assertIn("oplog headroom: in about", output)
+        self.assertRegex(output, rf"no longer holds \S+ \({position}, \d+\), and goes on at \S+ \(")
+        checkpoint = self.pair.checkpoint()
+        assert checkpoint is not None
+        self.assertEqual(checkpoint["ts"].time, position)
 
     def test_token(self) -> None:
         """With a token, only who shows it is answered."""
