@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import bson
@@ -441,15 +442,26 @@ class DownloadTests(SynchronousTestCase):
         self.assertEqual(runner.names[2:], ["getMore", "killCursors", "find"])
 
     def test_batches(self) -> None:
-        """A few bytes ask for a few chunks, all of them for as many as make up 2 MB."""
+        """
+        A few bytes ask for a few chunks, all of them for as many as make up
+        15 MB; one chunk after the other for as many as make up 2 MB.
+        """
         file = {"_id": 1, "length": 1 << 30, "chunkSize": 1 << 10}
         data = [chunk(number, bytes(1 << 10)) for number in range(5)]
-        for size, expected in ((10, 4), (4500, 5), (-1, 2048)):
+        reads: list[tuple[Callable[[GridOut], Deferred[bytes]], int]] = [
+            (lambda stream: stream.read(10), 4),
+            (lambda stream: stream.read(4500), 5),
+            (lambda stream: stream.read(), 15 << 10),
+            (lambda stream: stream.read(1 << 29), 15 << 10),
+            (lambda stream: stream.readline(), 2 << 10),
+            (lambda stream: stream.readchunk(), 2 << 10),
+        ]
+        for read, expected in reads:
             first = cursor_reply(data, 7, namespace="db.fs.chunks")
             waiting: Deferred[dict[str, Any]] = Deferred()
             runner = FakeRunner(cursor_reply([file]), first, waiting)
             stream = self.successResultOf(bucket(runner).open_download_stream(1))
-            reading = stream.read(size)
+            reading = read(stream)
             self.assertEqual(runner.bodies[1]["batchSize"], expected)
             self.successResultOf(stream.close())
             reading.addErrback(lambda failure: failure.trap(CancelledError) and None)

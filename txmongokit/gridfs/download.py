@@ -27,6 +27,8 @@ __all__ = ["GridOut", "GridOutCursor", "GridOutIterator", "download"]
 
 # One batch of chunks, while the one before it is read.
 _DOWNLOAD_BYTES = 2 << 20
+# The same where one call wants so much or more at once: it is to be held anyway.
+_READ_BYTES = 15 << 20
 _FEWEST_CHUNKS = 4
 _OPTIONAL_FIELDS = frozenset(
     {"filename", "contentType", "chunkSize", "uploadDate", "aliases", "metadata", "md5"}
@@ -391,7 +393,7 @@ class GridOut(Stream):
         pieces = []
         left = size
         while left:
-            await self._fill(left)
+            await self._fill(self._rest() if left < 0 and not line else left)
             start = self._position - self._start_of_buffer
             end = len(self._buffer) if left < 0 else min(len(self._buffer), start + left)
             if line and (found := self._buffer.find(b"\n", start, end)) >= 0:
@@ -405,8 +407,16 @@ class GridOut(Stream):
                 left -= end - start
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _rest(self) -> int:
+        """How much there is to read, where that is known."""
+        return -1 if self._file is None else self.extent()[0] - self._position
+
     async def _fill(self, wanted: int) -> None:
-        """Make the chunk at the position the buffer; an empty one at the end."""
+        """
+        Make the chunk at the position the buffer; an empty one at the end.
+
+        @param wanted: bytes that are to be held anyway, or -1.
+        """
         if self.closed:
             raise ValueError("cannot read from a closed file")
         position = self._position
@@ -425,7 +435,8 @@ class GridOut(Stream):
                 await chunks.close()
             batch = max(_DOWNLOAD_BYTES // size, 1)
             if wanted > 0:
-                batch = min(batch, max((position % size + wanted) // size + 1, _FEWEST_CHUNKS))
+                needed = max((position % size + wanted) // size + 1, _FEWEST_CHUNKS)
+                batch = min(needed, max(_READ_BYTES // size, 1))
             collection = self._place.collection("chunks", self._deadline)
             chunks = _Chunks(collection, self._document, number, batch, self._session)
             self._chunks = chunks
