@@ -18,7 +18,7 @@ from benchmarks.load import Client
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.entries import OplogEntry, parse_entry
 from txmongokit.replicator.statements import Dialect, Operation
-from txmongokit.replicator.transactions import source_transaction
+from txmongokit.replicator.transactions import SpilledTransaction, source_transaction
 
 __all__ = ["apply", "read_batches"]
 
@@ -61,7 +61,8 @@ def _split(raw: bytes) -> list[bytes]:
 def _operations(entry: OplogEntry) -> list[Operation]:
     entries: list[OplogEntry] | None = [entry]
     if entry.op == "c":
-        entries = _result(source_transaction(entry, _no_entry))
+        found = _result(source_transaction(entry, _no_entry))
+        entries = None if isinstance(found, SpilledTransaction) else found
     return [
         Operation.from_entry(each, each.ns, _DIALECT) for each in entries or () if each.op in "iud"
     ]

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.replicator.test_entries import LSID, entry
-from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry, parse_entry
-from txmongokit.replicator.transactions import source_transaction
+from txmongokit.replicator.entries import UnsupportedEntry, parse_entry
+from txmongokit.replicator.transactions import SpilledTransaction, source_transaction
 
 
 def part(at: int, o: dict[str, Any], previous: int | None = None, **more: Any) -> bytes:
@@ -50,7 +50,7 @@ class SourceTransactionTests(SynchronousTestCase):
     What becomes visible with an entry.
     """
 
-    def of(self, raw: bytes, stored: Stored | None = None) -> Deferred[list[OplogEntry] | None]:
+    def of(self, raw: bytes, stored: Stored | None = None) -> Deferred[Any]:
         """The operations that end with an entry."""
         oplog = Stored() if stored is None else stored
         return Deferred.fromCoroutine(source_transaction(parse_entry(raw), oplog.entry_at))
@@ -112,14 +112,46 @@ class SourceTransactionTests(SynchronousTestCase):
         error = self.failureResultOf(self.of(last), UnsupportedEntry).value
         self.assertIn("copy the data anew", str(error))
 
-    def test_too_large(self) -> None:
-        """So is a transaction of more than 256 MiB, before it is taken apart."""
+    def test_large(self) -> None:
+        """A chain above a limit is kept in a file, and read from there as often as asked."""
+        stored = Stored(
+            part(1, {"applyOps": inserts(1, 2), "partialTxn": True}, 0),
+            part(2, {"applyOps": inserts(3), "partialTxn": True}, 1),
+        )
+        last = parse_entry(part(3, {"applyOps": inserts(4), "count": 4}, 2))
+        for limit in (1, 400):
+            waiting = Deferred.fromCoroutine(source_transaction(last, stored.entry_at, limit))
+            found: Any = self.successResultOf(waiting)
+            self.assertIsInstance(found, SpilledTransaction)
+            for _ in range(2):
+                parts = [[each.o[9] for each in part] for part in found.parts()]
+                self.assertEqual(parts, [[1, 2], [3], [4]])
+            self.assertEqual(found.size, sum(map(len, stored.values())) + len(last.raw))
+            found.close()
 
-        async def entry_at(position: int) -> bytes:
-            # Never touched, so no memory is used for it.
-            return bytes((256 << 20) + 1)
+    def test_large_part_missing(self) -> None:
+        """Also of such a one, a part may be gone."""
+        stored = Stored(part(2, {"applyOps": inserts(3), "partialTxn": True}, 1))
+        last = parse_entry(part(3, {"applyOps": inserts(4), "count": 4}, 2))
+        waiting = Deferred.fromCoroutine(source_transaction(last, stored.entry_at, 1))
+        self.failureResultOf(waiting, UnsupportedEntry)
 
-        last = parse_entry(part(3, {"applyOps": inserts(4)}, 1))
-        waiting = Deferred.fromCoroutine(source_transaction(last, entry_at))
-        error = self.failureResultOf(waiting, UnsupportedEntry).value
-        self.assertIn("256 MiB", str(error))
+    def test_large_prepared(self) -> None:
+        """The commit of a prepared one is no part of it."""
+        stored = Stored(
+            part(1, {"applyOps": inserts(1), "partialTxn": True}, 0),
+            part(2, {"applyOps": inserts(2), "prepare": True}, 1),
+        )
+        last = parse_entry(part(3, {"commitTransaction": 1}, 2))
+        found: Any = self.successResultOf(
+            Deferred.fromCoroutine(source_transaction(last, stored.entry_at, 1))
+        )
+        self.assertEqual([[each.o[9] for each in part] for part in found.parts()], [[1], [2]])
+        found.close()
+
+    def test_without_a_session(self) -> None:
+        """Large deletions of servers from 6.1 on are chains without a session."""
+        before = {"ts": Timestamp(100, 1), "t": Int64(5)}
+        stored = Stored(part(1, {"applyOps": inserts(1), "partialTxn": True}))
+        last = part(2, {"applyOps": inserts(2), "count": 2}, prevOpTime=before)
+        self.assertEqual(self.identifiers(last, stored), [1, 2])

@@ -67,6 +67,8 @@ class Arguments:
     @ivar at_least_once: whether a destination that cannot apply a batch
         together with the checkpoint will do.
     @ivar log_level: the name of a L{twisted.logger.LogLevel}.
+    @ivar split_bytes: above how many bytes a source transaction is split;
+        C{None} where it must not be.
     @ivar clone: whether to copy what the source has before following it.
     @ivar clone_tasks: how many parts of it are copied at once.
     @ivar drop: whether what is in the clone's way is dropped.
@@ -91,6 +93,7 @@ class Arguments:
     force_start: bool
     at_least_once: bool
     log_level: str
+    split_bytes: int | None = None
     clone: bool = False
     clone_tasks: int = DEFAULT_TASKS
     drop: bool = False
@@ -195,6 +198,14 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         "--at-least-once",
         action="store_true",
         help="allow a standalone destination whose version cannot apply a batch atomically",
+    )
+    other.add_argument(
+        "--split-large-transactions",
+        nargs="?",
+        const="256",
+        metavar="MB",
+        help="apply source transactions of more than MB (default: 256) in parts (without it, such "
+        "a one stops the replication)",
     )
     _add_log(other)
 
@@ -418,6 +429,7 @@ def _arguments(found: Any) -> Arguments:
         force_start=found.force_start,
         at_least_once=found.at_least_once,
         log_level=found.log_level,
+        split_bytes=_split_bytes(found.split_large_transactions),
         verify=_verify(found),
         status=_status(found),
         status_token_file=None if token is None else Path(token),
@@ -458,6 +470,16 @@ def _clone_tasks(found: Any, start: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 64:
         raise ArgumentsError(f"--clone-tasks {text!r} must be a number from 1 to 64")
     return int(text)
+
+
+def _split_bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 16 <= int(text) <= 65_536:
+        raise ArgumentsError(
+            f"--split-large-transactions {text!r} must be a number of megabytes, 16 or more"
+        )
+    return int(text) * 1024 * 1024
 
 
 def _start(found: Any) -> tuple[float | None, str | None]:

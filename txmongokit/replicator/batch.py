@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from txmongokit.replicator.statements import Operation
 
-__all__ = ["Batch", "WriteGroup"]
+__all__ = ["Batch", "LargeBatch", "WriteGroup"]
 
 
 @dataclass(slots=True)
@@ -56,12 +56,15 @@ class Batch:
     @ivar bytes: bytes of all statements.
     @ivar position: of the last entry that L{reach} was told; 0 for none.
     @ivar term: that entry's election term.
+    @ivar part: where it is one of the parts that a source transaction is
+        split into: how many are applied with this one; 0 with the last.
     """
 
     def __init__(self, max_operations: int = 1000, max_bytes: int = 8 * 1024 * 1024) -> None:
         self.bytes = 0
         self.position = 0
         self.term = -1
+        self.part = 0
         self._max_operations = max_operations
         self._max_bytes = max_bytes
         self._operations: dict[str, list[Operation]] = {}
@@ -135,12 +138,65 @@ class Batch:
             inserting: far less work for the server, and a duplicate key
             where a document is there already.
         """
+        return list(self.each_group(strict, plain_inserts=plain_inserts))
+
+    def each_group(
+        self, strict: Callable[[str], bool], *, plain_inserts: bool = False
+    ) -> Iterator[WriteGroup]:
+        """
+        The same commands, one by one.
+        """
         kinds = _KINDS_INSERTING if plain_inserts else _KINDS
-        groups: list[WriteGroup] = []
         for namespace, operations in self._operations.items():
             plan = _in_order if strict(namespace) else _in_phases
-            groups.extend(plan(namespace, operations, kinds))
-        return groups
+            yield from plan(namespace, operations, kinds)
+
+
+class LargeBatch(Batch):
+    """
+    A source transaction that is not in memory as a whole.
+
+    @param parts: makes its parts, in their order, from the start each time.
+    @param namespaces: the destination's namespaces that it writes to.
+    @param count: how many operations it has.
+    @param size: bytes of their statements.
+    """
+
+    def __init__(
+        self,
+        parts: Callable[[], Iterator[Batch]],
+        namespaces: Sequence[str],
+        count: int,
+        size: int,
+    ) -> None:
+        super().__init__()
+        self.bytes = size
+        self._count = count
+        self._parts = parts
+        self._namespaces = list(namespaces)
+
+    @property
+    def namespaces(self) -> list[str]:
+        """
+        The destination's namespaces that are written to.
+        """
+        return self._namespaces
+
+    def operations(self) -> Iterator[Operation]:
+        """
+        All of them, read again each time.
+        """
+        for part in self._parts():
+            yield from part.operations()
+
+    def each_group(
+        self, strict: Callable[[str], bool], *, plain_inserts: bool = False
+    ) -> Iterator[WriteGroup]:
+        """
+        See L{Batch.each_group}; they are made as they are asked for.
+        """
+        for part in self._parts():
+            yield from part.each_group(strict, plain_inserts=plain_inserts)
 
 
 # Groups come in phases of inserts, updates and deletes: what kind of operation

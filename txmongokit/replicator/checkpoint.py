@@ -65,6 +65,8 @@ class Checkpoint:
         missing, because the first start began in the past.
     @ivar intent: entries up to here may have taken effect although the
         checkpoint is still before them: DDL, and capped collections.
+    @ivar part: how many parts of the source transaction behind C{position}
+        are applied, where that is split.
     """
 
     seq: int
@@ -74,8 +76,11 @@ class Checkpoint:
     missing: int = 0
     window_end: int = 0
     intent: int | None = None
+    part: int = 0
 
-    def advanced(self, position: int, term: int, *, count: int = 0, missing: int = 0) -> Checkpoint:
+    def advanced(
+        self, position: int, term: int, *, count: int = 0, missing: int = 0, part: int = 0
+    ) -> Checkpoint:
         """
         The checkpoint after the entries up to C{position}.
         """
@@ -89,6 +94,7 @@ class Checkpoint:
             count=self.count + count,
             missing=self.missing + missing,
             intent=self.intent if kept else None,
+            part=part,
         )
 
     @property
@@ -116,6 +122,7 @@ class Checkpoint:
             "missing": Int64(self.missing),
             "window_end": timestamp(self.window_end),
             "intent": None if self.intent is None else timestamp(self.intent),
+            "part": Int64(self.part),
         }
 
     @classmethod
@@ -132,6 +139,7 @@ class Checkpoint:
             missing=int(document["missing"]),
             window_end=from_timestamp(document["window_end"]),
             intent=None if intent is None else from_timestamp(intent),
+            part=int(document.get("part", 0)),
         )
 
 

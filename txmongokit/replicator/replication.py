@@ -4,7 +4,7 @@ The replication itself: entries in, batches out, in the source's order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,17 +13,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from txmongokit.replicator.batch import Batch
+from txmongokit.replicator.batch import Batch, LargeBatch
 from txmongokit.replicator.checkpoint import Checkpoint
 from txmongokit.replicator.ddl import DDL
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry, parse_entry
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.statements import Dialect, Operation
 from txmongokit.replicator.tailer import Tailer
-from txmongokit.replicator.transactions import source_transaction
+from txmongokit.replicator.transactions import SpilledTransaction, source_transaction
 from txmongokit.replicator.writers import BatchWriter
 
-__all__ = ["Progress", "Replication"]
+__all__ = ["LARGEST_TRANSACTION", "Progress", "Replication"]
+
+LARGEST_TRANSACTION = 256 * 1024 * 1024
+"""How many bytes one destination transaction has at most, where nothing else is said."""
 
 # An entry that changes nothing here moves the checkpoint too, but no more
 # often than this (seconds).
@@ -89,6 +92,8 @@ class Replication:
     @param saved: called with each checkpoint that the destination has.
     @param route: where an operation's collection is in the destination,
         C{None} to leave it out; C{None} itself for what the selection says.
+    @param largest: how many bytes one destination transaction may have.
+    @param split: whether a larger source transaction is split.
     """
 
     _log = Logger()
@@ -105,6 +110,8 @@ class Replication:
         *,
         saved: Callable[[Checkpoint], None],
         route: Callable[[OplogEntry], str | None] | None = None,
+        largest: int = LARGEST_TRANSACTION,
+        split: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self._route = route or (lambda entry: selection.destination(entry.ns))
@@ -114,7 +121,8 @@ class Replication:
         self._tailer = tailer
         self._writer = writer
         self._schema = schema
-        self._selection = selection
+        self._largest = largest
+        self._split = split
         self._dialect = dialect
         self._saved = saved
         self._batch = Batch()
@@ -234,10 +242,23 @@ class Replication:
         operations = await source_transaction(entry, self._tailer.entry_at)
         if operations is None:
             await self._change_schema(entry)
-            return
+        elif isinstance(operations, SpilledTransaction):
+            try:
+                await self._take_large(entry, operations)
+            finally:
+                operations.close()
+        else:
+            # What is made for it on the way begins another batch.
+            selected = await self._selected(entry, operations)
+            self._batch.add_all(selected)
+
+    async def _selected(
+        self, entry: OplogEntry, operations: Iterable[OplogEntry]
+    ) -> list[Operation]:
+        """What a transaction's operations are here; its changes of the schema are made."""
         selected = []
         for each in operations:
-            if each.op == "c" or (".system." in each.ns and self._schema.handles(each.ns)):
+            if each.op == "c" or self._is_schema(each):
                 # A collection made inside a transaction: made before it, so
                 # that the writes still land together.
                 await self._prepare_schema(each)
@@ -251,7 +272,56 @@ class Replication:
                 self.progress.skipped += 1
             else:
                 selected.append(Operation.from_entry(each, destination, self._dialect))
-        self._batch.add_all(selected)
+        return selected
+
+    async def _take_large(self, entry: OplogEntry, transaction: SpilledTransaction) -> None:
+        """Write a transaction that is not in memory, as one or in parts."""
+        await self._submit(whole=True)
+        await self._written()
+        namespaces: dict[str, None] = {}
+        count = size = 0
+        for operations in transaction.parts():
+            for each in await self._selected(entry, operations):
+                namespaces[each.namespace] = None
+                count += 1
+                size += each.size
+
+        def batches() -> Iterator[Batch]:
+            for operations in transaction.parts():
+                batch = Batch()
+                for each in operations:
+                    destination = None if each.op == "c" else self._route(each)
+                    if destination is not None and not self._is_schema(each):
+                        batch.add(Operation.from_entry(each, destination, self._dialect))
+                yield batch
+
+        if size <= self._largest:
+            whole = LargeBatch(batches, list(namespaces), count, size)
+            whole.reach(entry.ts, entry.term)
+            await self._write(whole)
+        elif self._split:
+            await self._write_parts(entry, batches)
+        else:
+            raise UnsupportedEntry(
+                f"the transaction of the source that ends at {entry.ts >> 32} has {size >> 20} "
+                f"MiB, and one of the destination should have no more than {self._largest >> 20}: "
+                "--split-large-transactions applies it in parts"
+            )
+
+    async def _write_parts(self, entry: OplogEntry, batches: Callable[[], Iterator[Batch]]) -> None:
+        """One destination transaction for each part; the position passes it with the last."""
+        done = self.checkpoint.part
+        for number, batch in enumerate(batches(), 1):
+            if number > done:
+                batch.part = number
+                batch.reach(self.checkpoint.position, self.checkpoint.term)
+                await self._write(batch)
+        end = Batch()
+        end.reach(entry.ts, entry.term)
+        await self._write(end)
+
+    def _is_schema(self, entry: OplogEntry) -> bool:
+        return ".system." in entry.ns and self._schema.handles(entry.ns)
 
     async def _change_schema(self, entry: OplogEntry) -> None:
         """Everything before it is written, then it is executed."""

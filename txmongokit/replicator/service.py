@@ -37,7 +37,7 @@ from txmongokit.replicator.inspection import (
 )
 from txmongokit.replicator.ledger import COPY
 from txmongokit.replicator.patience import Patience
-from txmongokit.replicator.replication import Replication
+from txmongokit.replicator.replication import LARGEST_TRANSACTION, Replication
 from txmongokit.replicator.resumefile import (
     ResumeFileError,
     check_writable,
@@ -46,6 +46,7 @@ from txmongokit.replicator.resumefile import (
 )
 from txmongokit.replicator.reversal import ReversalError, refuse_committed
 from txmongokit.replicator.schema import SchemaWriter
+from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
 from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
@@ -75,6 +76,7 @@ _EXPLAINED = (
     OplogGap,
     ResumeFileError,
     ReversalError,
+    SelectionError,
     StartError,
     UnsupportedDDL,
     UnsupportedEntry,
@@ -347,6 +349,8 @@ class MongosyncService(Service):
             at=timestamp(checkpoint.position),
             origin=start.origin,
         )
+        if not arguments.selection.users:
+            self._log.info("users and roles are not replicated (with --users they are)")
         dialect = Dialect.for_server(destination.version, probed=await self._probe(destination))
 
         async def replicate(
@@ -402,6 +406,8 @@ class MongosyncService(Service):
             checkpoint,
             saved=lambda checkpoint: self._save(checkpoint.position),
             route=None if window is None else window.route,
+            largest=arguments.split_bytes or LARGEST_TRANSACTION,
+            split=arguments.split_bytes is not None,
         )
         if self._reporter is None:
             self._reporter = LoopingCall(self._report)

@@ -65,12 +65,15 @@ class ApplyOpsWriter:
             settled = await self._store.settled(current, batch.position)
             if settled is not None:
                 return settled
+        _check_size(batch.bytes)
         operations = list(batch.operations())
         count = len(operations)
         missing = 0
         made = False
         while True:
-            following = current.advanced(batch.position, batch.term, count=count, missing=missing)
+            following = current.advanced(
+                batch.position, batch.term, count=count, missing=missing, part=batch.part
+            )
             try:
                 await self._apply(operations, current, following)
                 return following
@@ -98,13 +101,7 @@ class ApplyOpsWriter:
         self, operations: Sequence[Operation], current: Checkpoint, following: Checkpoint
     ) -> None:
         documents = [_apply_ops_document(operation) for operation in operations]
-        size = sum(len(document.raw) for document in documents)
-        if size > _LARGEST:
-            raise ApplyError(
-                f"{size} bytes of operations belong together, and a standalone server applies at "
-                f"most {_LARGEST} atomically: use a replica set as the destination, or "
-                "--at-least-once"
-            )
+        _check_size(sum(len(document.raw) for document in documents))
         fields = following.fields()
         move = {
             "op": "u",
@@ -185,6 +182,15 @@ class ApplyOpsWriter:
         raise ApplyError(refusal(error)) from error
 
 
+def _check_size(size: int) -> None:
+    if size > _LARGEST:
+        raise ApplyError(
+            f"{size} bytes of operations belong together, and a standalone server applies at "
+            f"most {_LARGEST} atomically: use a replica set as the destination, or "
+            "--at-least-once"
+        )
+
+
 def _apply_ops_document(operation: Operation) -> RawBSONDocument:
     head: dict[str, Any] = {"op": operation.kind, "ns": operation.namespace}
     elements = bson.encode(head)[4:-1]
@@ -224,7 +230,9 @@ class RepeatingWriter:
         missing = await self._patience.keep_trying(lambda again: self._write(batch), "destination")
         # A repeated batch may update what its own deletes have removed, so
         # missing documents tell nothing here.
-        following = current.advanced(batch.position, batch.term, count=batch.count, missing=missing)
+        following = current.advanced(
+            batch.position, batch.term, count=batch.count, missing=missing, part=batch.part
+        )
         await self._store.advance(current, following, self._patience)
         return following
 
@@ -233,7 +241,7 @@ class RepeatingWriter:
         await self._catalog.learn(batch.namespaces)
         missing = 0
         try:
-            for group in batch.groups(lambda namespace: True):
+            for group in batch.each_group(lambda namespace: True):
                 database, _, name = group.namespace.partition(".")
                 collection = self._pool[database][name]
                 for piece in pieces(group.statements):

@@ -5,7 +5,7 @@ Writing one batch and the checkpoint after it, so that both happen or neither.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from pymongo.read_concern import ReadConcern
@@ -160,8 +160,8 @@ class TransactionWriter:
         strict = self._catalog.is_strict
         while True:
             plain = not self._upserting
-            groups = batch.groups(strict, plain_inserts=plain)
-            groups = [group for group in groups if group.namespace not in written]
+            each_group = batch.each_group(strict, plain_inserts=plain)
+            groups = (group for group in each_group if group.namespace not in written)
             try:
                 return await self._transaction(batch, groups, current)
             except OperationFailure as error:
@@ -177,7 +177,7 @@ class TransactionWriter:
                     raise ApplyError(refusal(error)) from error
 
     async def _transaction(
-        self, batch: Batch, groups: list[WriteGroup], current: Checkpoint
+        self, batch: Batch, groups: Iterable[WriteGroup], current: Checkpoint
     ) -> Checkpoint:
         session = self._session
         session.start_transaction(
@@ -188,7 +188,7 @@ class TransactionWriter:
             for group in groups:
                 missing += await self._write_group(group, batch.position <= current.window_end)
             following = current.advanced(
-                batch.position, batch.term, count=batch.count, missing=missing
+                batch.position, batch.term, count=batch.count, missing=missing, part=batch.part
             )
             await self._store.move(current, following, session)
         except BaseException:
@@ -266,4 +266,4 @@ class CountingWriter:
         """
         for operation in batch.operations():
             self.counts[operation.namespace, operation.kind] += 1
-        return current.advanced(batch.position, batch.term, count=batch.count)
+        return current.advanced(batch.position, batch.term, count=batch.count, part=batch.part)
