@@ -221,6 +221,7 @@ class SchemaTests(SynchronousTestCase):
                 {"collation": {"locale": "de", "version": "58"}},
             ),
             ({"changeStreamPreAndPostImages": {"enabled": False}}, {}),
+            ({"weights": {"a": 1, "b": 2}}, {"weights": {"b": 2, "a": 1}}),
         ):
             self.assertEqual(self.differ(here, there), [])
 

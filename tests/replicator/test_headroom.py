@@ -44,6 +44,13 @@ class EstimateTests(SynchronousTestCase):
         """In one that is half full, the other half comes first."""
         self.assertEqual(self.seconds(500, 1000), 700)
 
+    def test_young(self) -> None:
+        """A first burst is not taken for what goes on for ever."""
+        seconds = headroom_seconds(
+            oldest=at(100), newest=at(102), position=at(101), size=50, limit=1000
+        )
+        self.assertEqual(seconds, 1 + 60 * 19)
+
     def test_sizes_unknown(self) -> None:
         """Without sizes it is taken to be full."""
         self.assertEqual(self.seconds(None, None), 300)

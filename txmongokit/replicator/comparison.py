@@ -371,6 +371,8 @@ _PLURALS = {
 }
 
 _IGNORED_OPTIONS = frozenset({"uuid", "autoIndexId"})
+# Which servers put into another order themselves.
+_UNORDERED = frozenset({"weights", "wildcardProjection"})
 _IGNORED_OF_INDEX = frozenset({"v", "ns", "background", "name"})
 
 
@@ -415,6 +417,8 @@ def _same_option(name: str, one: Any, other: Any) -> bool:
         ignored = {"collation": "version", "clusteredIndex": "v"}.get(name)
         one = {key: value for key, value in one.items() if key != ignored}
         other = {key: value for key, value in other.items() if key != ignored}
+        if name in _UNORDERED:
+            return one == other
     return _same_value(one, other)
 
 

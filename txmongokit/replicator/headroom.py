@@ -22,6 +22,7 @@ __all__ = ["Headroom", "headroom_seconds"]
 
 _EVERY = 5.0
 _REPEAT = 60.0
+_LEAST_WINDOW = 60.0
 
 
 def headroom_seconds(
@@ -41,8 +42,8 @@ def headroom_seconds(
     """
     seconds = float((position >> 32) - (oldest >> 32))
     if size and limit and size < limit:
-        # Of less than a second nothing can be told; of a minute more can.
-        window = max(1.0, float((newest >> 32) - (oldest >> 32)))
+        # What was written in a few seconds says nothing of the hours to come.
+        window = max(_LEAST_WINDOW, float((newest >> 32) - (oldest >> 32)))
         seconds += window * (limit - size) / size
     return seconds
 
