@@ -125,6 +125,8 @@ class CloneTests(CloneCase):
         app = self.here["app"]
         app.create_collection("collated", collation=Collation("de", strength=1))
         app["collated"].insert_many([{"_id": name} for name in ("a", "\u00e4b", "Z", 1, None)])
+        app["collated"].create_index("name")
+        app["collated"].create_index("plain", collation=Collation("simple"))
         app.create_collection(
             "checked", validator={"a.b": {"$gt": 1}}, validationAction="error", check_exists=False
         )

@@ -9,7 +9,13 @@ from typing import Any
 from bson.binary import Binary
 from twisted.trial.unittest import SynchronousTestCase
 
-from txmongokit.replicator.blueprints import Blueprint, blueprints, is_deferred, view_order
+from txmongokit.replicator.blueprints import (
+    Blueprint,
+    blueprints,
+    is_deferred,
+    requested,
+    view_order,
+)
 
 
 def listed(name: str, kind: str = "collection", **options: Any) -> dict[str, Any]:
@@ -88,6 +94,11 @@ class BlueprintTests(SynchronousTestCase):
         self.assertEqual(made.indexes, [{"v": 2, "key": {"a": 1}, "name": "a_1"}])
         self.assertEqual([each["name"] for each in made.deferred], ["b_1", "c_1"])
         self.assertTrue(is_deferred({"prepareUnique": True}))
+
+    def test_requested(self) -> None:
+        """An index has its own collation or none, never by default the collection's."""
+        found = requested([{"name": "a"}, {"name": "b", "collation": {"locale": "fr"}}])
+        self.assertEqual([each["collation"]["locale"] for each in found], ["simple", "fr"])
 
     def test_stored(self) -> None:
         """What is stored is what is read, whatever the names in it."""

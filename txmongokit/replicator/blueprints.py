@@ -14,7 +14,7 @@ import bson
 from bson.binary import Binary
 from bson.codec_options import CodecOptions, DatetimeConversion
 
-__all__ = ["CODEC", "Blueprint", "blueprints", "is_deferred", "view_order"]
+__all__ = ["CODEC", "Blueprint", "blueprints", "is_deferred", "requested", "view_order"]
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO
@@ -167,6 +167,16 @@ class Blueprint:
             alive=stored["alive"],
             **found,
         )
+
+
+def requested(indexes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Indexes for C{createIndexes}: one without a collation is not to get the
+    collection's.
+    """
+    simple = {"collation": {"locale": "simple"}}
+    # The first version of indexes has none.
+    return [{**(simple if index.get("v", 2) > 1 else {}), **index} for index in indexes]
 
 
 def is_deferred(index: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from txmongokit.connection import ConnectionPool
 from txmongokit.database import Database
 from txmongokit.errors import OperationFailure
-from txmongokit.replicator.blueprints import CODEC, Blueprint, blueprints, view_order
+from txmongokit.replicator.blueprints import CODEC, Blueprint, blueprints, requested, view_order
 from txmongokit.replicator.checkpoint import Checkpoint
 from txmongokit.replicator.copying import Copier
 from txmongokit.replicator.ddl import translate
@@ -378,7 +378,7 @@ class InitialSync:
             count=len(blueprint.indexes),
             namespace=target.full_name,
         )
-        command = {"createIndexes": name, "indexes": blueprint.indexes}
+        command = {"createIndexes": name, "indexes": requested(blueprint.indexes)}
         await self._command(target.database.name, command)
 
     # After.

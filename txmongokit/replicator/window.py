@@ -31,7 +31,7 @@ from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure
 from txmongokit.rawbson import find_element
 from txmongokit.replicator.batch import Batch
-from txmongokit.replicator.blueprints import BUCKETS, CODEC, Blueprint, is_deferred
+from txmongokit.replicator.blueprints import BUCKETS, CODEC, Blueprint, is_deferred, requested
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.cloning import run_command
 from txmongokit.replicator.ddl import DDL
@@ -344,7 +344,7 @@ class Window:
             name = name.removeprefix(BUCKETS)
             # Also those that did not wait: one of them may have been in the
             # way of another that had its name before.
-            wanted = [*found.indexes, *found.deferred]
+            wanted = requested([*found.indexes, *found.deferred])
             if found.deferred:
                 self._log.info(
                     "building {count} deferred indexes of {namespace}",
