@@ -418,7 +418,7 @@ def _same_option(name: str, one: Any, other: Any) -> bool:
         one = {key: value for key, value in one.items() if key != ignored}
         other = {key: value for key, value in other.items() if key != ignored}
         if name in _UNORDERED:
-            return one == other
+            return bool(one == other)
     return _same_value(one, other)
 
 
