@@ -8,14 +8,17 @@ C{$TXMONGOKIT_SERVERS} or C{~/.cache/txmongokit-servers}.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from bson import Timestamp
+from pymongo.client_session import ClientSession
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.load import checkpoint_gaps, differences
-from tests.replicas import Pair
+from tests.replicas import Pair, batches
 from tests.replicator.history import History, catalog_differences, kinds_of, wanted_kinds
 from txmongokit.testing import Deployment, replica_set
 
@@ -114,3 +117,194 @@ class HistoryTests(SynchronousTestCase):
             replica_set(name="to", cache_gb=1),
             seed=5,
         )
+
+
+class LargeTransactionTests(SynchronousTestCase):
+    """
+    Transactions that do not fit into memory.
+    """
+
+    def setUp(self) -> None:
+        """Two sets, and a transaction of 40 MB in one of them."""
+        self.pair = Pair(replica_set(name="from", cache_gb=1), replica_set(name="to", cache_gb=1))
+        self.addCleanup(self.pair.close)
+        database = self.pair.here["app"]
+        database["large"].insert_one({"_id": -1})
+
+        def body(session: ClientSession) -> None:
+            for number in range(40):
+                database["large"].insert_one(
+                    {"_id": number, "text": "x" * 1_000_000}, session=session
+                )
+            database["made"].insert_one({"_id": 1}, session=session)
+
+        with self.pair.here.start_session() as session:
+            session.with_transaction(body)
+        database["large"].update_one({"_id": 3}, {"$set": {"text": "y"}})
+
+    def sizes(self) -> list[int]:
+        """How many operations each destination transaction has."""
+        return [len(namespaces) for _, namespaces in batches(self.pair.there)]
+
+    def assert_equal(self) -> None:
+        """Nothing is missing, nothing is there twice."""
+        self.assertEqual(list(differences(self.pair.here, self.pair.there)), [])
+        self.assertEqual(list(checkpoint_gaps(self.pair.there)), [])
+
+    def test_as_one(self) -> None:
+        """It is one transaction of the destination."""
+        status, output = self.pair.run(*_OFF)
+        self.assertEqual(status, 0, output)
+        self.assert_equal()
+        self.assertEqual(self.pair.there["app"]["large"].count_documents({}), 41)
+
+    def test_in_parts(self) -> None:
+        """On request it is several, each with its checkpoint."""
+        status, output = self.pair.run(*_OFF, "--split-large-transactions", "16")
+        self.assertEqual(status, 0, output)
+        self.assert_equal()
+        self.assertGreater(len([size for size in self.sizes() if size > 5]), 2)
+
+    def test_killed_between_parts(self) -> None:
+        """It goes on with the part behind the last one that was applied."""
+        status, output = self.pair.run(*_OFF, "--split-large-transactions", "16")
+        self.assertEqual(status, 0, output)
+        # As it is where the process died before the second part.
+        entries = self.pair.here["local"]["oplog.rs"]
+        end = entries.find_one({"o.count": {"$exists": True}})
+        assert end is not None
+        before = entries.find_one({"ts": {"$lt": end["ts"]}}, sort=[("$natural", -1)])
+        assert before is not None
+        self.pair.there["txmongokit"]["mongosync"].update_one(
+            {}, {"$set": {"ts": before["ts"], "t": before["t"], "part": 1}}
+        )
+        there = self.pair.there["app"]["large"]
+        there.update_one({"_id": 0}, {"$set": {"text": "of the first part"}})
+        there.delete_one({"_id": 39})
+        status, output = self.pair.run(*_OFF, "--split-large-transactions", "16")
+        self.assertEqual(status, 0, output)
+        self.assertEqual(there.find_one({"_id": 0}), {"_id": 0, "text": "of the first part"})
+        self.assertIsNotNone(there.find_one({"_id": 39}))
+        self.assertEqual((self.pair.checkpoint() or {})["part"], 0)
+
+
+class SelectionTests(SynchronousTestCase):
+    """
+    Patterns, and what meets the edge of a selection.
+    """
+
+    def setUp(self) -> None:
+        """Two replica sets of one member."""
+        self.pair = Pair()
+        self.addCleanup(self.pair.close)
+
+    def sync(self, *arguments: str) -> str:
+        """Run to the end, which must be a good one."""
+        status, output = self.pair.run("--resume-file", "none", *arguments)
+        self.assertEqual(status, 0, output)
+        return output
+
+    def names(self) -> set[str]:
+        """The destination's collections."""
+        there = self.pair.there
+        return {
+            f"{database}.{name}"
+            for database in set(there.list_database_names()) - {"admin", "config", "local"}
+            for name in there[database].list_collection_names()
+            if database != "txmongokit"
+        }
+
+    def test_patterns(self) -> None:
+        """Patterns choose and rename, also inside transactions and DDL."""
+        here = self.pair.here
+        for database in ("app_1", "app_2", "other"):
+            here[database]["logs"].create_index("n")
+
+            def body(session: ClientSession, database: str = database) -> None:
+                for name in ("logs", "logs2", "users"):
+                    here[database][name].insert_one({"_id": 1}, session=session)
+
+            with here.start_session() as session:
+                session.with_transaction(body)
+            here[database]["gone"].insert_one({"_id": 1})
+            here[database]["gone"].drop()
+        chosen = ("--ns", "app_*.logs", "/other\\.(users|gone)/", "-x", "app_2.*")
+        renames = ("--rename", "app_*=copy_*", "/other\\.(.*)/=also.\\1_x")
+        output = self.sync(*chosen, *renames, "--dry-run")
+        self.assertIn("would apply 1 inserts to copy_1.logs", output)
+        self.assertIn("would apply 1 inserts to also.users_x", output)
+        self.assertIn("would execute 1 createIndexes on copy_1.logs", output)
+        self.assertEqual(self.names(), set())
+        self.sync(*chosen, *renames)
+        self.assertEqual(self.names(), {"copy_1.logs", "also.users_x"})
+        self.assertIn("n_1", self.pair.there["copy_1"]["logs"].index_information())
+
+    def test_out(self) -> None:
+        """A temporary collection follows where its last name is selected, and only there."""
+        here = self.pair.here["app"]
+        here["input"].insert_many([{"_id": number} for number in range(5)])
+        for _ in range(2):
+            for name in ("chosen", "unchosen"):
+                here["input"].aggregate([{"$out": name}])
+        here["chosen"].insert_one({"_id": "after"})
+        here.command("convertToCapped", "chosen", size=4096)
+        self.sync("--ns", "app.chosen", "--rename", "app.chosen=copy.result")
+        self.assertEqual(self.names(), {"copy.result"})
+        copy = self.pair.there["copy"]["result"]
+        self.assertEqual(copy.count_documents({}), 6)
+        self.assertTrue(copy.options().get("capped"))
+
+    def test_two_into_one(self) -> None:
+        """Two collections that would become one stop it."""
+        for name in ("one", "two"):
+            self.pair.here[name]["users"].insert_one({"_id": name})
+        status, output = self.pair.run("--resume-file", "none", "--rename", "one=two")
+        self.assertEqual(status, 1, output)
+        self.assertIn("two.users", output)
+        self.assertNotIn("Traceback", output)
+
+    def test_views_renamed(self) -> None:
+        """What a view reads has its name in the destination."""
+        here = self.pair.here["app"]
+        here["base"].insert_one({"_id": 1})
+        here["side"].insert_one({"_id": 1, "x": 1})
+        lookup = {"from": "side", "localField": "_id", "foreignField": "_id", "as": "sides"}
+        here.create_collection("seen", viewOn="base", pipeline=[{"$lookup": lookup}])
+        self.sync("--rename", "app.side=app.aside", "app.base=app.basis", "app.seen=app.sight")
+        found = self.pair.there["app"]["sight"].find_one()
+        self.assertEqual(found, {"_id": 1, "sides": [{"_id": 1, "x": 1}]})
+
+    def test_users_left_alone(self) -> None:
+        """Without being asked for them it leaves users alone, and says so once."""
+        self.pair.here["app"].command("createUser", "ann", pwd="pw", roles=["read"])
+        output = self.sync()
+        self.assertEqual(output.count("--users"), 1)
+        self.assertEqual(self.pair.there["admin"]["system.users"].count_documents({}), 0)
+
+    def test_users_renamed(self) -> None:
+        """A user goes with its database."""
+        self.pair.here["app"].command("createUser", "ann", pwd="pw", roles=["readWrite"])
+        self.sync("--users", "--rename", "app=copy")
+        users = self.pair.there["copy"].command("usersInfo", "ann")["users"]
+        self.assertEqual([user["roles"] for user in users], [[{"role": "readWrite", "db": "copy"}]])
+
+    def test_in_the_middle_of_a_chain(self) -> None:
+        """A start between the entries of a large transaction takes all of it."""
+        here = self.pair.here
+        here["app"]["large"].insert_one({"_id": -1})
+
+        def body(session: ClientSession) -> None:
+            for number in range(20):
+                here["app"]["large"].insert_one(
+                    {"_id": number, "text": "x" * 1_000_000}, session=session
+                )
+
+        with here.start_session() as session:
+            session.with_transaction(body)
+        (first, *_) = here["local"]["oplog.rs"].find({"o.partialTxn": True})
+        self.assertIsInstance(first["ts"], Timestamp)
+        place = {"time": first["ts"].time, "inc": first["ts"].inc}
+        (self.pair.folder / "mongooplog.ts").write_text(json.dumps({"ts": place}))
+        status, output = self.pair.run()
+        self.assertEqual(status, 0, output)
+        self.assertEqual(self.pair.there["app"]["large"].count_documents({}), 20)

@@ -8,6 +8,7 @@ past it: after a crash in between it is made again, and finds itself done.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ class SchemaWriter:
     Executes DDL entries in the destination.
 
     @param store: C{None} where nothing is to be written (C{--dry-run}).
+    @ivar counts: what would be executed then, by names and command.
     """
 
     _log = Logger()
@@ -50,6 +52,7 @@ class SchemaWriter:
         selection: Selection,
         patience: Patience,
     ) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
         self._pool = pool
         self._store = store
         self._catalog = catalog
@@ -113,6 +116,8 @@ class SchemaWriter:
 
     def _announce(self, change: DDL) -> None:
         verb = next(iter(change.command))
+        if self._store is None:
+            self.counts[", ".join(change.namespaces), verb] += 1
         self._log.info("{verb} on {names}", verb=verb, names=", ".join(change.namespaces))
 
     async def _run(self, change: DDL, *, repeated: bool, replayed: bool) -> None:

@@ -4,6 +4,7 @@ The replicator as a Twisted service.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ class MongosyncService(Service):
         self._running: Deferred[None] | None = None
         self._reporter: LoopingCall | None = None
         self._counting: CountingWriter | None = None
+        self._counted: Mapping[tuple[str, str], int] = {}
         self._reported = (0.0, 0)
         self._saved_at = float("-inf")
         self._saved_position = 0
@@ -339,6 +341,7 @@ class MongosyncService(Service):
             checkpoint = stored if stored is not None and start.from_checkpoint else first
             writer = self._counting = CountingWriter()
             schema = SchemaWriter(pool, None, catalog, arguments.selection, patience)
+            self._counted = schema.counts
         else:
             session = pool.start_session(causal_consistency=False)
             checkpoint = await _claim(store, stored, start, first, session)
@@ -500,6 +503,13 @@ class MongosyncService(Service):
                     "would apply {count} {kind} to {namespace}",
                     count=count,
                     kind={"i": "inserts", "u": "updates", "d": "deletes"}[kind],
+                    namespace=namespace,
+                )
+            for (namespace, verb), count in sorted(self._counted.items()):
+                self._log.info(
+                    "would execute {count} {verb} on {namespace}",
+                    count=count,
+                    verb=verb,
                     namespace=namespace,
                 )
 
