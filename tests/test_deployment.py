@@ -30,7 +30,7 @@ RESULTS = "admin.$cmd.bulkWrite"
 DONE = {"ok": 1, "idx": 0, "n": 1}
 
 
-class FakeClient(Deployment, FakeRunner):
+class FakeClient(Deployment[dict[str, Any]], FakeRunner):
     """A client without a network."""
 
     def __init__(self, *replies: Any, info: ConnectionInfo = NEW) -> None:

@@ -960,6 +960,8 @@ class Collection(LegacyScope, Generic[DocumentT]):
     ) -> Deferred[None]:
         """
         Drop the collection.  That there is none is no error.
+
+        @raise ConfigurationError: PyMongo's C{encrypted_fields} is given.
         """
         limits = self._limits(options)
         command = Drop(self._database_name, self._name, limits, comment=comment, **options)

@@ -598,7 +598,7 @@ class Database(Scope, Generic[DocumentT]):
         Drop a collection; see L{Collection.drop}.
         """
         if places:
-            put_in_order(("session", "comment"), places, options)
+            put_in_order(("session", "comment", "encrypted_fields"), places, options)
         return self[_collection_name(name_or_collection)].drop(**options)
 
     def drop(

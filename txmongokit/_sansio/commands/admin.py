@@ -102,14 +102,24 @@ def _is_missing(reply: Mapping[str, Any]) -> bool:
 class Drop(Definition):
     """
     Drop a collection, if it is there.
+
+    @raise ConfigurationError: C{encrypted_fields} is given.
     """
 
     name = "drop"
     operation = "dropCollection"
 
     def __init__(
-        self, database: str, collection: str, options: CommandOptions, *, comment: Any = None
+        self,
+        database: str,
+        collection: str,
+        options: CommandOptions,
+        *,
+        comment: Any = None,
+        encrypted_fields: Any = None,
     ) -> None:
+        if encrypted_fields is not None:
+            raise _not_encrypted("encrypted_fields")
         body = add_options({"drop": collection}, {"comment": "comment"}, {"comment": comment})
         super().__init__(database, collection, options, body, tolerates_missing=True)
 
@@ -148,11 +158,15 @@ class ModifyCollection(Definition):
         super().__init__(database, collection, options, body)
 
 
+def _not_encrypted(option: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{option} needs client-side encryption, which this client does not have"
+    )
+
+
 def _with_arguments(body: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     if arguments.get("encryptedFields") is not None:
-        raise ConfigurationError(
-            "encryptedFields needs client-side encryption, which this client does not have"
-        )
+        raise _not_encrypted("encryptedFields")
     body.update((name, value) for name, value in arguments.items() if value is not None)
     if "collation" in body:
         body["collation"] = collation_document(body["collation"])
