@@ -58,6 +58,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "let": ({"x": 1},),
     "min": ([("a", 1)], "min", KEYS),
     "max": ([("a", 1)], "max", KEYS),
+    "max_scan": (8, "maxScan"),
+    "snapshot": (True, "hint", {"_id": 1}),
     "max_time_ms": (7, "maxTimeMS"),
     "maxTimeMS": (7,),
     "allow_disk_use": (True, "allowDiskUse"),
@@ -119,8 +121,9 @@ METHODS: dict[str, tuple[Any, ...]] = {
 }
 # What PyMongo's signatures hide in **kwargs, by its documentation.
 FIND = (
-    "projection skip limit no_cursor_timeout cursor_type sort allow_partial_results batch_size "
-    "collation return_key show_record_id hint max_time_ms max min comment allow_disk_use let"
+    "projection skip limit no_cursor_timeout cursor_type sort max_scan snapshot "
+    "allow_partial_results batch_size collation return_key show_record_id hint max_time_ms "
+    "max min comment allow_disk_use let"
 )
 HIDDEN = {
     "find": FIND,
@@ -259,6 +262,21 @@ class OptionsTests(SynchronousTestCase):
         }
         others = {"create_indexes", "create_search_indexes", "with_options", "next"}
         self.assertEqual(public - others, set(METHODS))
+
+    def test_gone(self) -> None:
+        """What newer servers refuse is sent; what they do without is done otherwise."""
+        runner = FakeRunner(*[cursor_reply([])] * 3)
+        things = Database(runner, "db")["things"]
+        self.assertEqual(self.successResultOf(things.find().max_scan(3).to_list()), [])
+        self.assertEqual(runner.bodies[0]["maxScan"], 3)
+        self.successResultOf(things.find(snapshot=False).to_list())
+        self.assertEqual(set(runner.bodies[1]), {"find", "filter"})
+        for other in ({"sort": "a"}, {"hint": "a_1"}):
+            self.assertRaises(ValueError, things.find_one, {}, snapshot=True, **other)
+        given: dict[str, Any] = {"limit": 5, "batch_size": 2, "cursor_type": CursorType.TAILABLE}
+        self.assertIsNone(self.successResultOf(things.find_one({}, **given)))
+        self.assertEqual(runner.bodies[2]["limit"], 1)
+        self.assertNotIn("batchSize", runner.bodies[2])
 
     def test_kept_apart(self) -> None:
         """A wait on a change stream goes with each getMore, and not with the first command."""

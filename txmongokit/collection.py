@@ -254,9 +254,10 @@ class Collection(LegacyScope, Generic[DocumentT]):
         @param filter: a document; anything else is an C{_id}.
         @param places: TxMongo's C{skip} and C{sort}.
         @param options: C{sort}, C{skip}, C{hint}, C{collation}, C{comment},
-            C{let}, C{min}, C{max}, C{max_time_ms}, C{allow_disk_use},
-            C{allow_partial_results}, C{return_key}, C{show_record_id},
-            C{raw_data}; C{filter}, C{spec}, C{fields} as in L{find}.
+            C{let}, C{min}, C{max}, C{max_scan} (up to MongoDB 4.0),
+            C{max_time_ms}, C{snapshot} (a hint to C{_id}'s index),
+            C{allow_disk_use}, C{allow_partial_results}, C{return_key},
+            C{show_record_id}, C{raw_data}; C{filter}, C{spec}, C{fields} as in L{find}.
         @return: fires with the document, or C{None}.
         """
         if projection is not None:
@@ -268,7 +269,9 @@ class Collection(LegacyScope, Generic[DocumentT]):
                 names = orders.FIND_ONE
             session = in_order(names, places, options, session)
             if len(names) > 2:
-                _take(options, "limit", "batch_size", "no_cursor_timeout", "cursor_type")
+                options.pop("no_cursor_timeout", None)
+            # PyMongo takes these, and they mean nothing for one document.
+            _take(options, "limit", "batch_size", "cursor_type")
             wanted = query(filter, options)
             if wanted.inherited or wanted.explained:
                 return self._special(wanted, session)

@@ -939,6 +939,13 @@ class Cursor(CursorCalls, CommandCursor[DocumentT]):
         """
         return self._set("max_time_ms", max_time_ms)
 
+    def max_scan(self, max_scan: int | None) -> Self:
+        """
+        How many documents or keys the server may look at.  Servers know it up
+        to MongoDB 4.0, and later ones refuse it: use L{max_time_ms} there.
+        """
+        return self._set("max_scan", max_scan)
+
     def max_await_time_ms(self, max_await_time_ms: int | None) -> Self:
         """
         How long the server waits for new documents on a tailable-await

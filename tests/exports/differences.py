@@ -84,8 +84,7 @@ _NOT_ITERABLE = (
 )
 _CREATED = "Collections are created by create_collection(); PyMongo's asyncio client says so, too."
 _ENCRYPTED = "Client-side field level encryption is not supported."
-_ONE = "For one document it means nothing, and so is not taken by name; in order it may be there."
-_GONE = "Servers have not known it since 4.2 and refuse it; a hint to _id's index is a snapshot."
+_ONE = "It is taken, and for one document it means nothing."
 _MADE = (
     "Cursors, streams and sessions are made by the calls that give them, which take all of this."
 )
@@ -271,9 +270,6 @@ _PYMONGO = {
             "(kwargs)",
         ),
     ),
-    **_all(_GONE, "pymongo.asynchronous.cursor.", "AsyncCursor.max_scan"),
-    **_all(_GONE, "pymongo.asynchronous.cursor.", "AsyncRawBatchCursor.max_scan"),
-    f"{_GRIDFS}.AsyncGridOutCursor.max_scan": _GONE,
     **_all(_FLAGS, f"{_GRIDFS}.AsyncGridOutCursor.add_option", "(mask)", "(args)", "(kwargs)"),
     **_all(_FLAGS, f"{_GRIDFS}.AsyncGridOutCursor.remove_option", "(mask)", "(args)", "(kwargs)"),
     f"{_GRIDFS}.AsyncGridOut.write(value)": "Both refuse to write to a file that is read.",
@@ -291,9 +287,6 @@ _PYMONGO = {
     **_all(_CREATED, _COLLECTION, "(create)", "(session)", "(collation)"),
     f"{_COLLECTION}.drop(encrypted_fields)": _ENCRYPTED,
     **_all(_ONE, f"{_COLLECTION}.find_one", "(limit)", "(cursor_type)", "(batch_size)"),
-    **_all(_GONE, f"{_COLLECTION}.find", "(max_scan)", "(snapshot)"),
-    **_all(_GONE, f"{_COLLECTION}.find_one", "(max_scan)", "(snapshot)"),
-    **_all(_GONE, f"{_COLLECTION}.find_raw_batches", "(max_scan)", "(snapshot)"),
     **_all(_VERSION, "pymongo.", "__version__", "version", "version_tuple", "has_c"),
     **_all(_VERSION, "pymongo.", "get_version_string"),
     **_all(_VERSION, "pymongo.", "MAX_SUPPORTED_WIRE_VERSION", "MIN_SUPPORTED_WIRE_VERSION"),

@@ -159,6 +159,7 @@ _FIND_OPTIONS = {
     "collation": "collation",
     "comment": "comment",
     "let": "let",
+    "max_scan": "maxScan",
     "max_time_ms": "maxTimeMS",
     "allow_disk_use": "allowDiskUse",
     "allow_partial_results": "allowPartialResults",
@@ -185,6 +186,17 @@ def _is_point_query(
         elif name != "comment" and value is not None:
             return False
     return True
+
+
+def _add_find_options(body: dict[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Write a find's options; C{snapshot}, which servers do not know any more, as a hint."""
+    if "snapshot" in arguments:
+        arguments = dict(arguments)
+        if arguments.pop("snapshot"):
+            if arguments.get("sort") is not None or arguments.get("hint") is not None:
+                raise ValueError("snapshot goes with neither sort nor hint")
+            arguments["hint"] = {"_id": 1}
+    add_options(body, _FIND_OPTIONS, arguments)
 
 
 class Find(CursorCommand):
@@ -219,7 +231,7 @@ class Find(CursorCommand):
     ) -> None:
         body: dict[str, Any] = {"find": collection, "filter": {} if filter is None else filter}
         if arguments:
-            add_options(body, _FIND_OPTIONS, arguments)
+            _add_find_options(body, arguments)
         if limit:
             body["limit"] = abs(limit)
             if limit < 0:
@@ -271,7 +283,7 @@ class FindOne(Command[Any]):
         self.options = options
         body: dict[str, Any] = {"find": collection, "filter": {} if filter is None else filter}
         if arguments:
-            add_options(body, _FIND_OPTIONS, arguments)
+            _add_find_options(body, arguments)
         body["limit"] = 1
         body["singleBatch"] = True
         self._body = body
