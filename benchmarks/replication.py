@@ -41,7 +41,7 @@ OURS, LOOP, PEER = "txmongokit", "from memory", "jaraco.mongodb"
 _LOG_TAIL = 2000
 _OF_SERVERS = ("admin", "config", "local", "txmongokit")
 _GOALS = {"peer": 25.0, "loop": 0.85, "memory": 200.0, "lag": 0.25}
-_STEP_SECONDS = 0.005
+_STEP_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,8 @@ def _lag(options: argparse.Namespace) -> bool:
         source_side = [(entry["ts"], entry["wall"]) for entry in entries]
         found = lags(source_side, list(_moves(there)))
     took = (source_side[-1][1] - source_side[0][1]).total_seconds()
-    print(f"Following {len(found) / took:,.0f} entries a second for {took:.0f} s, {memory:.0f} MB:")
+    rate = options.rate * options.lag_seconds / took
+    print(f"Following {rate:,.0f} operations a second for {took:.0f} s, {memory:.0f} MB:")
     for part in (0.5, 0.9, 0.99, 1.0):
         print(f"  lag {percentile(found, part) * 1000:7.0f} ms at {part:.0%}")
     worst = percentile(found, 0.99)

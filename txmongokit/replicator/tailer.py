@@ -171,8 +171,14 @@ class Tailer:
         expected, self._expected = self._expected, None
         if expected is not None:
             first = parse_entry(documents[0])
-            if first.ts != expected or self._term not in (-1, first.term):
+            if first.ts != expected:
                 raise OplogGap(_overrun(expected, first.ts))
+            if self._term not in (-1, first.term):
+                raise OplogGap(
+                    f"the source's oplog has another entry at {_shown(expected)} than the one that "
+                    "was applied: the source was rolled back, or this is another source; copy the "
+                    "data anew"
+                )
             del documents[0]
         if documents:
             last = parse_entry(documents[-1])
@@ -218,7 +224,7 @@ class Tailer:
 
 
 def _overrun(position: int, found: int | None) -> str:
-    holds = "" if found is None or found == position else f", and goes on at {_shown(found)}"
+    holds = "" if found is None else f", and goes on at {_shown(found)}"
     return (
         f"the source's oplog no longer holds {_shown(position)}{holds}: it was overwritten before "
         "it was read, or this is another source; copy the data anew and start with a larger oplog "
