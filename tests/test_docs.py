@@ -48,6 +48,7 @@ _BLOCKS = {
     "tracing": 1,
     "transactions": 5,
     "tutorial": 2,
+    "types": 4,
     "watching": 2,
 }
 # What the documents say of their blocks: main() is given a client.
@@ -263,6 +264,18 @@ class CodeBlockTests(SynchronousTestCase):
         Listeners and logs tell what the guide asserts.
         """
         self.runs("watching")
+
+    def test_types(self) -> None:
+        """
+        Documents become what codec options say.
+        """
+        self.runs("types")
+
+    def test_from_pymongo(self) -> None:
+        """
+        What users of PyMongo write goes on working.
+        """
+        self.runs("from-pymongo")
 
     def test_from_txmongo(self) -> None:
         """
