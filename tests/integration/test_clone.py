@@ -30,7 +30,7 @@ from pymongo.errors import PyMongoError
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.load import checkpoint_gaps, differences
-from tests.replicas import Client, Pair
+from tests.replicas import Client, Pair, wait_for
 
 _NOW = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _CLONE = ("--resume-file", "none", "--clone")
@@ -224,6 +224,25 @@ class CloneTests(CloneCase):
         self.there["txmongokit"]["mongosync"].update_one({}, {"$set": {"clone.phase": "copy"}})
         self.assertIn("not complete", self.refused("--resume-file", "none"))
 
+    def test_users(self) -> None:
+        """Users and roles are cloned where that is asked for, over those of the same name."""
+        self.here["app"]["users"].insert_one({"_id": 1})
+        self.here["admin"].command(
+            "createRole", "reader", privileges=[], roles=[{"role": "read", "db": "app"}]
+        )
+        self.here["admin"].command("createUser", "ann", pwd="a", roles=["reader"])
+        self.here["app"].command("createUser", "bob", pwd="b", roles=["read"])
+        self.there["app"].command("createUser", "bob", pwd="other", roles=[])
+        self.clone("--users")
+        users = [
+            sorted(client["admin"]["system.users"].find(), key=lambda user: str(user["_id"]))
+            for client in (self.here, self.there)
+        ]
+        self.assertEqual(users[0], users[1])
+        self.assertEqual(len(users[1]), 2)
+        self.assertEqual(self.there["admin"]["system.roles"].count_documents({}), 1)
+        self.assert_equal()
+
     def test_large_documents(self) -> None:
         """Documents as large as they can be are copied one by one."""
         for n in range(6):
@@ -337,7 +356,7 @@ class Writer:
             self._client["app"].command("collMod", name, **rule)
         else:
             change = {"name": "d_", "expireAfterSeconds": self._random.choice((300_000, 400_000))}
-            self._client["app"].command("collMod", name, index=change)
+            self._client["app"].command({"collMod": name, "index": change})
 
     def view(self) -> None:
         """A view made anew."""
@@ -421,3 +440,37 @@ class MeanwhileTests(CloneCase):
             process.send_signal(signal.SIGKILL)
             process.wait()
         self.finish(writer)
+
+    def test_finished_ranges_stay(self) -> None:
+        """What was copied whole before a kill is not copied again."""
+        for name, count in (("first", 60_000), ("second", 50_000)):
+            for start in range(0, count, 5_000):
+                self.here["app"][name].insert_many(documents(5_000, start, 1_000))
+        ranges = self.there["txmongokit"]["mongosync.ranges"]
+        process = self.pair.start(*_CLONE, "--clone-tasks", "1")
+        wait_for(lambda: ranges.find_one({"done": True}), "the first collection", 30)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        self.assertEqual(self.phase(), "copy")
+        self.assertEqual(ranges.count_documents({"done": True}), 1)
+        # Were it copied again, this would be mended.
+        self.there["app"]["first"].delete_one({"_id": 17})
+        self.assertIn("1 of 2 pieces", self.clone())
+        self.assertEqual(self.there["app"]["first"].count_documents({}), 59_999)
+        self.there["app"]["first"].insert_one(self.here["app"]["first"].find_one({"_id": 17}))
+        self.assertEqual(list(differences(self.here, self.there)), [])
+
+    def test_two_at_once(self) -> None:
+        """Of two on one destination the first stops, and the second's copy is right."""
+        for start in range(0, 100_000, 5_000):
+            self.here["app"]["a"].insert_many(documents(5_000, start, 1_000))
+        first = self.pair.start(*_CLONE)
+        wait_for(self.there["app"]["a"].find_one, "its first documents")
+        first.send_signal(signal.SIGSTOP)
+        self.assertEqual(self.phase(), "copy")
+        output = self.clone()
+        first.send_signal(signal.SIGCONT)
+        text, _ = first.communicate(timeout=60)
+        self.assertEqual(first.returncode, 1, text)
+        self.assertIn("taken over", text)
+        self.assert_equal(output)

@@ -39,6 +39,7 @@ from txmongokit.replicator.writers import ApplyError, refusal
 __all__ = ["CloneError", "CloneProgress", "InitialSync", "run_command"]
 
 _NAMESPACE_EXISTS = 48
+_ADMIN = "admin"
 # The second is what $collStats says.
 _NOT_THERE = frozenset({26, 40280})
 _NOT_AUTHORIZED = 13
@@ -175,7 +176,9 @@ class InitialSync:
                 listed = await database.cursor_command(
                     {"listIndexes": each.visible_name}, codec_options=CODEC
                 ).to_list()
-                each.add_indexes(listed)
+                if name != _ADMIN:
+                    # Users and roles are where every server has indexed them.
+                    each.add_indexes(listed)
                 stats = (
                     await database[each.name]
                     .aggregate([{"$collStats": {"storageStats": {}}}])
@@ -285,7 +288,9 @@ class InitialSync:
             cuts = [Segment(0, None, None)]
             if count > 1:
                 cuts = segments(await self._sample(each, count * _DRAWN), count)
-            pieces.extend(Piece(each.uuid, segment) for segment in cuts)
+            # A user of that name may be there already, and becomes the source's.
+            there = each.database == _ADMIN
+            pieces.extend(Piece(each.uuid, segment, resumed=there) for segment in cuts)
         return pieces
 
     async def _sample(self, blueprint: Blueprint, count: int) -> list[bytes]:
@@ -316,7 +321,7 @@ class InitialSync:
     async def _create(self, made: Sequence[Blueprint]) -> None:
         """Make the collections, as far as they are not there."""
         for each in made:
-            if each.has_data:
+            if each.has_data and each.database != _ADMIN:
                 database, _, name = self._selection.renamed(each.namespace).partition(".")
                 if each.kind == "buckets":
                     name = name.removeprefix("system.buckets.")
