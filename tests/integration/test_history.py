@@ -84,6 +84,22 @@ class HistoryTests(SynchronousTestCase):
             replica_set(name="from", cache_gb=1), replica_set(name="to", cache_gb=1), seed=1
         )
 
+    def test_again(self) -> None:
+        """
+        A whole history replayed over its outcome ends the same, but for what
+        only a clone can tell: values of unique indexes, and names in a ring.
+        """
+        pair = Pair(replica_set(name="from", cache_gb=1), replica_set(name="to", cache_gb=1))
+        self.addCleanup(pair.close)
+        history = History(pair.here, 6)
+        history.write(*sorted(set(history.parts()) - {"unique", "renames"}))
+        for _ in range(2):
+            pair.there.drop_database("txmongokit")
+            status, output = pair.run(*_OFF, seconds=120)
+            self.assertEqual(status, 0, output)
+            self.assertEqual(list(differences(pair.here, pair.there)), [])
+            self.assertEqual(list(catalog_differences(pair.here, pair.there)), [])
+
     def test_44(self) -> None:
         """From 4.4 to 4.4."""
         server = older_server("4.4")
@@ -262,6 +278,58 @@ class SelectionTests(SynchronousTestCase):
         self.assertEqual(status, 1, output)
         self.assertIn("two.users", output)
         self.assertNotIn("Traceback", output)
+
+    def test_renamed_databases_and_collections(self) -> None:
+        """One database gets another name, one collection too, and no old name is left."""
+        for namespace in ("old.a", "old.b", "data.x", "data.y"):
+            database, _, name = namespace.partition(".")
+            self.pair.here[database][name].insert_one({"_id": namespace})
+        self.sync("--rename", "old=new", "data.x=data.z")
+        self.assertEqual(self.names(), {"new.a", "new.b", "data.z", "data.y"})
+
+    def test_index_deleted(self) -> None:
+        """An index that is made and deleted is so in the destination, one after the other."""
+        users = self.pair.here["app"]["users"]
+        users.create_index("n")
+        self.sync()
+        copy = self.pair.there["app"]["users"]
+        self.assertIn("n_1", copy.index_information())
+        users.drop_index("n_1")
+        self.sync()
+        self.assertNotIn("n_1", copy.index_information())
+
+    def test_capped_with_large_documents(self) -> None:
+        """Too much for one atomic applyOps goes in order, and is repeated without a double."""
+        here = self.pair.here["app"]
+        here.create_collection("log", capped=True, size=20_000_000)
+        here["log"].insert_many([{"_id": number, "text": "x" * 1_000_000} for number in range(30)])
+        here["other"].insert_one({"_id": 1})
+        self.sync()
+
+        def order(client: Any) -> list[int]:
+            found = client["app"]["log"].find({}, {"_id": 1}, sort=[("$natural", 1)])
+            return [document["_id"] for document in found]
+
+        self.assertEqual(order(self.pair.there), order(self.pair.here))
+        # As it is where the process died behind the last insert.
+        checkpoint = self.pair.checkpoint()
+        logged = self.pair.here["local"]["oplog.rs"].find_one({"ns": "app.log"})
+        assert checkpoint is not None and logged is not None
+        self.pair.there["app"]["other"].drop()
+        self.pair.there["txmongokit"]["mongosync"].update_one(
+            {},
+            {
+                "$set": {
+                    "ts": logged["ts"],
+                    "t": logged["t"],
+                    "intent": checkpoint["ts"],
+                    "window_end": Timestamp(0, 0),
+                }
+            },
+        )
+        self.sync()
+        self.assertEqual(order(self.pair.there), order(self.pair.here))
+        self.assertIsNotNone(self.pair.there["app"]["other"].find_one())
 
     def test_views_renamed(self) -> None:
         """What a view reads has its name in the destination."""

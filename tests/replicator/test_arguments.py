@@ -17,7 +17,15 @@ from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 
 import txmongokit
-from txmongokit.replicator.arguments import Arguments, ArgumentsError, Options, parse, redacted
+from txmongokit.replicator.arguments import (
+    Arguments,
+    ArgumentsError,
+    Options,
+    parse,
+    parse_reverse,
+    parse_verify,
+    redacted,
+)
 
 FROM = ["--from", "prod.example"]
 
@@ -108,6 +116,23 @@ class ParseTests(ArgumentsCase):
         self.assertEqual(found.selection.exclude, ("a.x", "b.c.d", "d.y"))
         self.assertEqual(found.selection.renames, ("a=e", "b.c=b.f", "d=g"))
         self.assertTrue(found.follow and found.dry_run and found.at_least_once)
+
+    def test_users(self) -> None:
+        """
+        Users are replicated on request.
+        """
+        self.assertFalse(self.parsed().selection.users)
+        self.assertTrue(self.parsed("--users").selection.users)
+
+    def test_split(self) -> None:
+        """
+        Large transactions are split on request, above 256 MB or a size.
+        """
+        option = "--split-large-transactions"
+        found = [self.parsed(*more).split_bytes for more in ((), (option,), (option, "16"))]
+        self.assertEqual(found, [None, 256 << 20, 16 << 20])
+        for wrong in ("8", "x", "-1", "1e3"):
+            self.assertIn(option, self.refused(f"{option}={wrong}"))
 
     def test_defaults_are_not_shared(self) -> None:
         """
@@ -588,7 +613,8 @@ class OptionsTests(SynchronousTestCase):
             *("--from", "--source", "--to", "--dest", "--host", "-h", "--port", "-s", "--seconds"),
             *("-w", "--window", "-f", "--follow", "-x", "--exclude", "--ns", "--rename"),
             *("--resume-file", "--dry-run", "--oplogns", "--force-start", "--at-least-once"),
-            *("-l", "--log-level", "--version", "--help"),
+            *("-l", "--log-level", "--version", "--help", "--users"),
+            "--split-large-transactions",
         ):
             self.assertRegex(output, rf"(?m)^  (.*, )?{option}\b", option)
 
@@ -627,3 +653,61 @@ class OptionsTests(SynchronousTestCase):
         """
         self.assertIn("--at-least-once", str(Options()))
         self.assertIn("exactly once", " ".join(str(Options()).split()))
+
+
+class WatchingTests(ArgumentsCase):
+    """
+    The status page, the headroom and the verification.
+    """
+
+    def test_defaults(self) -> None:
+        """
+        Nothing is watched but the headroom.
+        """
+        found = self.parsed()
+        self.assertEqual(
+            (found.status, found.status_token_file, found.verify, found.headroom_warning),
+            (None, None, False, 900.0),
+        )
+
+    def test_given(self) -> None:
+        """
+        Where it listens is this machine alone, unless a token protects it.
+        """
+        found = self.parsed("--status", "8080", "--verify", "--headroom-warning", "60")
+        self.assertEqual(found.status, "tcp:8080:interface=127.0.0.1")
+        self.assertEqual((found.verify, found.headroom_warning), (True, 60.0))
+        found = self.parsed("--status", "tcp:8080", "--status-token-file", "token")
+        self.assertEqual((found.status, found.status_token_file), ("tcp:8080", Path("token")))
+
+    def test_refused(self) -> None:
+        """
+        What makes no sense, or lets others in.
+        """
+        for argv in (
+            ["--status", "tcp:8080:interface=0.0.0.0"],
+            ["--status", "tcp"],
+            ["--status-token-file", "token"],
+            ["--verify", "--dry-run"],
+            ["--headroom-warning", "soon"],
+            ["--headroom-warning", "-1"],
+        ):
+            self.assertIn(argv[0], self.refused(*argv))
+
+    def test_subcommands(self) -> None:
+        """
+        A verification and a reversal take where and what, and nothing of when.
+        """
+        where = ["--from", "a", "--to", "b:1", "--ns", "app", "--rename", "app=copy"]
+        for read in (parse_verify, parse_reverse):
+            found = read(where)
+            self.assertEqual(found.destination, "mongodb://b:1/")
+            self.assertEqual(found.selection.destination("app.x"), "copy.x")
+            for wrong in (["--follow"], ["--clone"], ["--status", "1"], ["--resume-file", "x"]):
+                error = self.assertRaises(ArgumentsError, read, [*where, *wrong])
+                self.assertIn(wrong[0], str(error))
+            self.assertRaises(ArgumentsError, read, [])
+        found = parse_verify([*where, "--generations", "3", "--settle", "0.5"])
+        self.assertEqual((found.generations, found.settle), (3, 0.5))
+        for wrong in (["--generations", "1"], ["--settle", "-1"]):
+            self.assertRaises(ArgumentsError, parse_verify, [*where, *wrong])

@@ -5,6 +5,7 @@ Tests for L{txmongokit.replicator.batch}.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import bson
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.replicator.test_entries import entry
-from txmongokit.replicator.batch import Batch, WriteGroup
+from txmongokit.replicator.batch import Batch, LargeBatch, WriteGroup
 from txmongokit.replicator.entries import parse_entry
 from txmongokit.replicator.statements import Dialect, Operation
 
@@ -182,3 +183,30 @@ class LimitTests(SynchronousTestCase):
         batch.reach(7, 2)
         batch.add(operation("i", 1, 0, "db.d"))
         self.assertEqual((batch.position, batch.term, batch.namespaces), (7, 2, ["db.d"]))
+
+
+class LargeBatchTests(SynchronousTestCase):
+    """
+    A batch that is made while it is written.
+    """
+
+    def test_parts(self) -> None:
+        """Its groups are those of its parts, each made when it is asked for."""
+        made: list[int] = []
+
+        def parts() -> Iterator[Batch]:
+            for number in range(3):
+                made.append(number)
+                part = Batch()
+                part.add(operation("i", number))
+                part.add(operation("d", number))
+                yield part
+
+        batch = LargeBatch(parts, ["db.c"], 6, 600)
+        self.assertEqual((batch.count, batch.bytes, batch.namespaces), (6, 600, ["db.c"]))
+        groups = batch.each_group(lambda namespace: False)
+        self.assertEqual(made, [])
+        self.assertEqual(next(groups).kind, "update")
+        self.assertEqual(made, [0])
+        self.assertEqual([each.kind for each in groups], ["delete", "update"] * 2 + ["delete"])
+        self.assertEqual([each.kind for each in batch.operations()], ["i", "d"] * 3)

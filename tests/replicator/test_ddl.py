@@ -176,6 +176,16 @@ class RenameTests(SynchronousTestCase):
         outside = {"renameCollection": "app.b", "to": "app.c"}
         self.assertIsNone(translate("app.$cmd", outside, None, selection))
 
+    def test_temporary(self) -> None:
+        """What a temporary collection becomes decides whether it is kept."""
+        selection = Selection(["app.a"])
+        old = "app.tmp.agg_out.1-2"
+        o = {"renameCollection": old, "to": "app.a", "dropTarget": True}
+        found = command("app.$cmd", o, selection)
+        self.assertEqual(found.command["to"], "app.a")
+        found = command("app.$cmd", {**o, "to": "app.b"}, selection)
+        self.assertEqual(found.command, {"drop": "tmp.agg_out.1-2"})
+
     def test_unknown_option(self) -> None:
         """An option that is not known may change what it means."""
         o = {"renameCollection": "app.a", "to": "app.b", "sideways": True}

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import bson
-from bson import Int64, Timestamp
+from bson import Binary, Int64, Timestamp
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.checkpoint import Checkpoint
-from txmongokit.replicator.entries import OplogEntry
+from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
 from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.selection import Selection
@@ -131,8 +131,10 @@ class ReplicationTests(SynchronousTestCase):
         self.writer = FakeWriter(self.log)
         self.replication = self.new()
 
-    def new(self, window_end: int = 0) -> Replication:
-        """One that starts at the beginning."""
+    def new(
+        self, window_end: int = 0, checkpoint: tuple[int, int] = (0, 0), **options: Any
+    ) -> Replication:
+        """One that starts at the beginning, unless a position and a part are given."""
         return Replication(
             self.clock,
             cast(Tailer, self.tailer),
@@ -140,8 +142,9 @@ class ReplicationTests(SynchronousTestCase):
             cast(SchemaWriter, FakeSchema(self.log)),
             Selection([], ["app.log"]),
             Dialect(),
-            Checkpoint(0, 0, 1, window_end=window_end),
+            Checkpoint(0, checkpoint[0], 1, window_end=window_end, part=checkpoint[1]),
             saved=lambda checkpoint: self.saved.append(checkpoint.position >> 32),
+            **options,
         )
 
     def run_until(self, second: int | None = None) -> Deferred[None]:
@@ -247,6 +250,67 @@ class ReplicationTests(SynchronousTestCase):
         self.run_until()
         self.tailer.put(entry(1), entry(2, "c", "admin.$cmd", o={"applyOps": operations}))
         self.assertEqual(self.log, [("batch", 1, 1), ("prepare", "create"), ("batch", 2, 2)])
+
+    def chain(self) -> list[bytes]:
+        """The entries of a large transaction, of three parts and 16 MiB each."""
+        lsid = {"id": Binary(bytes(16), 4), "uid": bytes(32)}
+        entries = []
+        for number in range(1, 4):
+            operations = [
+                {"op": "i", "ns": "app.x", "o": {"_id": number, "text": "x" * (15 << 20)}},
+                {"op": "i", "ns": "app.log", "o": {"_id": number}},
+            ]
+            if number == 1:
+                operations.insert(0, {"op": "c", "ns": "app.$cmd", "o": {"create": "x"}})
+            more: dict[str, Any] = {"count": 7} if number == 3 else {"partialTxn": True}
+            before = {"ts": Timestamp(number - 1, int(number > 1)), "t": Int64(1)}
+            raw = entry(
+                number,
+                "c",
+                "admin.$cmd",
+                o={"applyOps": operations, **more},
+                lsid=lsid,
+                txnNumber=Int64(1),
+                prevOpTime=before,
+            )
+            self.tailer.known[at(number)] = raw
+            entries.append(raw)
+        return entries
+
+    def test_large_transaction(self) -> None:
+        """A transaction that is not kept in memory is one batch all the same."""
+        self.run_until()
+        self.tailer.put(*self.chain(), entry(4))
+        self.assertEqual(
+            self.log, [("batch", 0, 2), ("prepare", "create"), ("batch", 3, 3), ("batch", 1, 4)]
+        )
+
+    def test_too_large_transaction(self) -> None:
+        """One that is too large for a destination transaction stops it."""
+        self.replication = self.new(largest=40 << 20)
+        running = self.run_until()
+        self.tailer.put(*self.chain())
+        error = self.failureResultOf(running, UnsupportedEntry).value
+        self.assertIn("--split-large-transactions", str(error))
+        self.assertEqual(self.replication.checkpoint.position, at(2))
+
+    def test_split_transaction(self) -> None:
+        """On request it is applied in parts, and the position passes it with the last."""
+        self.replication = self.new(largest=40 << 20, split=True)
+        self.run_until()
+        self.tailer.put(*self.chain())
+        self.assertEqual(
+            self.log[2:], [("batch", 1, 2), ("batch", 1, 2), ("batch", 1, 2), ("batch", 0, 3)]
+        )
+        self.assertEqual(self.replication.checkpoint.part, 0)
+
+    def test_split_transaction_again(self) -> None:
+        """Parts that are applied are left out."""
+        self.chain()
+        self.replication = self.new(largest=40 << 20, split=True, checkpoint=(at(2), 2))
+        self.run_until()
+        self.tailer.put(self.tailer.known[at(3)])
+        self.assertEqual(self.log, [("prepare", "create"), ("batch", 1, 2), ("batch", 0, 3)])
 
     def test_window(self) -> None:
         """No batch is on both sides of the window's end."""

@@ -148,6 +148,34 @@ class SchemaWriterTests(SynchronousTestCase):
         writer = self.writer(OK, refused(48), other, OK)
         self.successResultOf(self.execute(writer, command(CREATE, CURRENT.window_end)))
 
+    def test_rename_in_window(self) -> None:
+        """In the window a target that is there already is written anew."""
+        writer = self.writer(OK, refused(48), {"ok": 1}, OK)
+        self.successResultOf(self.execute(writer, command(RENAME, CURRENT.window_end)))
+        self.assertEqual(self.verbs()[1:3], ["renameCollection", "renameCollection"])
+        writer = self.writer(OK, refused(48))
+        self.failureResultOf(self.execute(writer, command(RENAME)), ApplyError)
+
+    def test_index_in_window(self) -> None:
+        """So is an index that was changed later."""
+        made = command({"createIndexes": "c", "v": 2, "key": {"a": 1}, "name": "a"}, AFTER)
+        within = command(
+            {"createIndexes": "c", "v": 2, "key": {"a": 1}, "name": "a"}, CURRENT.window_end
+        )
+        self.successResultOf(self.execute(self.writer(OK, refused(85), OK), within))
+        self.failureResultOf(self.execute(self.writer(OK, refused(85)), made), ApplyError)
+
+    def test_plain_write(self) -> None:
+        """A stored function is a write of its own, and a refused one an error."""
+        at = Timestamp(AFTER >> 32, AFTER & 0xFFFFFFFF)
+        insert = parse_entry(entry("i", {"_id": "f"}, ns="db.system.js", ts=at))
+        writer = self.writer(OK, OK, OK)
+        self.assertTrue(writer.handles("db.system.js"))
+        self.successResultOf(self.execute(writer, insert))
+        self.assertEqual(self.verbs(), ["update", "update", "update"])
+        bad = {"ok": 1, "n": 0, "writeErrors": [{"index": 0, "code": 121, "errmsg": "no"}]}
+        self.failureResultOf(self.execute(self.writer(OK, bad), insert), ApplyError)
+
     def test_dry_run(self) -> None:
         """A dry run sends nothing, and goes on."""
         writer = self.writer(dry=True)
@@ -158,6 +186,7 @@ class SchemaWriterTests(SynchronousTestCase):
         preparing = writer.prepare(change, command(CREATE), CURRENT)
         self.successResultOf(Deferred.fromCoroutine(preparing))
         self.assertEqual(self.verbs(), [])
+        self.assertEqual(writer.counts, {("db.c", "create"): 2})
 
     def test_prepare(self) -> None:
         """What belongs to a transaction is made without moving the checkpoint."""

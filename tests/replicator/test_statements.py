@@ -102,6 +102,15 @@ class StatementTests(SynchronousTestCase):
         self.assertRaises(UnsupportedEntry, statement, "i", {"_id": 1, "$x": 1}, None, OLD)
         self.assertEqual(statement("i", {"_id": 1, "x": "$"}, None, OLD)["u"]["x"], "$")
 
+    def test_dollar_names_anywhere(self) -> None:
+        """
+        Such a name may come later in the document, too.
+        """
+        document = {"_id": 1, "$x": {"$y": 1}}
+        for made in (statement("i", document), statement("u", document, {"_id": 1})):
+            self.assertEqual(made["u"], [{"$replaceWith": {"$literal": document}}])
+        self.assertEqual(statement("i", {"_id": 1, "x": {"$y": 1}})["u"]["x"], {"$y": 1})
+
     def test_operator_like_id(self) -> None:
         """
         An _id that would be read as a condition is compared as a value.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import bson
@@ -26,11 +27,14 @@ from txmongokit.replicator.entries import OplogEntry
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.plainwrites import is_plain, translate_write
 from txmongokit.replicator.selection import Selection
-from txmongokit.replicator.writers import ApplyError, refusal
+from txmongokit.replicator.writers import ApplyError, refusal, without_documents
 
 __all__ = ["SchemaWriter"]
 
 _NAMESPACE_EXISTS = 48
+# Within the first start's window the destination may be ahead: an index may
+# have changed (85, 86), or be gone (27).
+_LATER = {"createIndexes": (85, 86), "collMod": (27,)}
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions()
 
 
@@ -149,6 +153,15 @@ class SchemaWriter:
             if is_passing(error):
                 raise
             verb = next(iter(change.command))
+            if replayed and error.code in _LATER.get(verb, ()):
+                # What is still to come has made it so, and comes again.
+                self._log.warn("{verb}: {error}", verb=verb, error=without_documents(error))
+                return
+            if replayed and verb == "renameCollection" and error.code == _NAMESPACE_EXISTS:
+                # So has it the target, all of which is written again.
+                command = {**change.command, "dropTarget": True}
+                await self._execute(replace(change, command=command), repeated, False)
+                return
             raise ApplyError(
                 f"{verb} on {', '.join(change.namespaces)} failed: {refusal(error)}"
             ) from error
