@@ -117,6 +117,23 @@ class ParseTests(ArgumentsCase):
         self.assertEqual(found.selection.renames, ("a=e", "b.c=b.f", "d=g"))
         self.assertTrue(found.follow and found.dry_run and found.at_least_once)
 
+    def test_users(self) -> None:
+        """
+        Users are replicated on request.
+        """
+        self.assertFalse(self.parsed().selection.users)
+        self.assertTrue(self.parsed("--users").selection.users)
+
+    def test_split(self) -> None:
+        """
+        Large transactions are split on request, above 256 MB or a size.
+        """
+        option = "--split-large-transactions"
+        found = [self.parsed(*more).split_bytes for more in ((), (option,), (option, "16"))]
+        self.assertEqual(found, [None, 256 << 20, 16 << 20])
+        for wrong in ("8", "x", "-1", "1e3"):
+            self.assertIn(option, self.refused(f"{option}={wrong}"))
+
     def test_defaults_are_not_shared(self) -> None:
         """
         What one command line names is not in the next.
@@ -596,7 +613,8 @@ class OptionsTests(SynchronousTestCase):
             *("--from", "--source", "--to", "--dest", "--host", "-h", "--port", "-s", "--seconds"),
             *("-w", "--window", "-f", "--follow", "-x", "--exclude", "--ns", "--rename"),
             *("--resume-file", "--dry-run", "--oplogns", "--force-start", "--at-least-once"),
-            *("-l", "--log-level", "--version", "--help"),
+            *("-l", "--log-level", "--version", "--help", "--users"),
+            "--split-large-transactions",
         ):
             self.assertRegex(output, rf"(?m)^  (.*, )?{option}\b", option)
 
