@@ -136,6 +136,12 @@ class WalkTests(SynchronousTestCase):
         self.assertRaises(InvalidBSON, cursor_batch, bson.encode({"ok": 1}))
         self.assertRaises(InvalidBSON, cursor_batch, bson.encode({"cursor": {"id": Int64(1)}}))
         self.assertRaises(InvalidBSON, array_documents, bson.encode({"0": 1}))
+        whole = bson.encode({"0": {"a": 1}, "1": {}})
+        self.assertEqual(array_documents(whole), [bson.encode({"a": 1}), bson.encode({})])
+        # A length that is too small, one past the array's end, and one past the data's.
+        for size in (4, len(whole) - 8, 1000):
+            broken = whole[:7] + size.to_bytes(4, "little") + whole[11:]
+            self.assertRaises(InvalidBSON, array_documents, broken)
 
 
 class EqualityTests(SynchronousTestCase):

@@ -220,7 +220,8 @@ class Replication:
                 # What a batch tolerates depends on the side that it is on.
                 await self._submit(whole=True)
             if entry.op in "iud":
-                await self._take_operation(entry)
+                if not self._collected(entry):
+                    await self._change_schema(entry)
             elif entry.op == "c":
                 await self._take_command(entry)
             self._batch.reach(entry.ts, entry.term)
@@ -229,14 +230,16 @@ class Replication:
                 await self._submit()
         return False
 
-    async def _take_operation(self, entry: OplogEntry) -> None:
+    def _collected(self, entry: OplogEntry) -> bool:
+        """Put a write into the batch, unless it changes the schema."""
         destination = self._route(entry)
         if destination is None:
             self.progress.skipped += 1
         elif ".system." in entry.ns and self._schema.handles(entry.ns):
-            await self._change_schema(entry)
+            return False
         else:
             self._batch.add(Operation.from_entry(entry, destination, self._dialect))
+        return True
 
     async def _take_command(self, entry: OplogEntry) -> None:
         operations = await source_transaction(entry, self._tailer.entry_at)

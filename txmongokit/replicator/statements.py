@@ -24,6 +24,8 @@ _Value: TypeAlias = tuple[int, bytes]
 _UPSERT = b"\x08upsert\0\x01\0"
 _LIMIT_ONE = b"\x10limit\0\x01\0\0\0\0"
 _DOLLAR = 0x24
+# What a replacement's statement has besides _id and document.
+_AROUND = 25
 _DIFF_HEAD = b"\x10$v\0\x02\0\0\0\x03diff\0"
 
 
@@ -61,19 +63,18 @@ class Operation:
     @ivar document: what the entry carries as C{o}, raw.
     @ivar id_element: the whole C{_id} element, raw.
     @ivar key: equal for what MongoDB regards as the same C{_id}.
-    @ivar statement: the element of an update or delete command, raw.
     @ivar upsert: whether the statement is an upsert.
     @ivar size: bytes of the statement.
     """
 
     __slots__ = (
+        "_statement",
         "document",
         "id_element",
         "key",
         "kind",
         "namespace",
         "size",
-        "statement",
         "upsert",
     )
 
@@ -82,9 +83,20 @@ class Operation:
     namespace: str
     id_element: bytes
     key: Hashable
-    statement: bytes
     upsert: bool
     size: int
+    _statement: bytes | None
+
+    @property
+    def statement(self) -> bytes:
+        """
+        The element of an update or delete command, raw.
+        """
+        made = self._statement
+        if made is None:
+            body = _query(self.id_element) + b"\x03u\0" + self.document + _UPSERT
+            made = self._statement = _pack(len(body) + 4) + body
+        return made
 
     @classmethod
     def from_entry(cls, entry: OplogEntry, namespace: str, dialect: Dialect) -> Operation:
@@ -122,7 +134,13 @@ class Operation:
             # Such an _id would be read as a condition of its own.
             equal = bytes((id_kind,)) + b"$eq\0" + source[value:end]
             id_element = b"\x03_id\0" + wrap(equal)
-        q = b"\x03q\0" + _pack(len(id_element) + 5) + id_element + b"\0"
+        elif kind == "i" and b"$" not in o:
+            # Nearly all: the statement is for those that may be there already.
+            operation.upsert = True
+            operation._statement = None
+            operation.size = len(id_element) + len(o) + _AROUND
+            return operation
+        q = _query(id_element)
         operation.upsert = False
         if kind == "i":
             body = q + _replacement(entry, dialect) + _UPSERT
@@ -134,8 +152,12 @@ class Operation:
         else:
             raise _unsupported(entry, "is no write to a document")
         operation.size = size = len(body) + 4
-        operation.statement = _pack(size) + body
+        operation._statement = _pack(size) + body
         return operation
+
+
+def _query(id_element: bytes) -> bytes:
+    return b"\x03q\0" + _pack(len(id_element) + 5) + id_element + b"\0"
 
 
 def _unsupported(entry: OplogEntry, problem: str) -> UnsupportedEntry:
