@@ -352,8 +352,10 @@ class Writer:
         name = self._random.choice("abcdef")
         if self._random.random() < 0.5:
             number = self._random.randrange(9)
-            rule = {"validator": {"never": {"$ne": number}}, "validationAction": "warn"}
-            self._client["app"].command("collMod", name, **rule)
+            rule = {"never": {"$ne": number}}
+            self._client["app"].command(
+                {"collMod": name, "validator": rule, "validationAction": "warn"}
+            )
         else:
             change = {"name": "d_", "expireAfterSeconds": self._random.choice((300_000, 400_000))}
             self._client["app"].command({"collMod": name, "index": change})
@@ -457,7 +459,7 @@ class MeanwhileTests(CloneCase):
         self.there["app"]["first"].delete_one({"_id": 17})
         self.assertIn("1 of 2 pieces", self.clone())
         self.assertEqual(self.there["app"]["first"].count_documents({}), 59_999)
-        self.there["app"]["first"].insert_one(self.here["app"]["first"].find_one({"_id": 17}))
+        self.there["app"]["first"].insert_many(self.here["app"]["first"].find({"_id": 17}))
         self.assertEqual(list(differences(self.here, self.there)), [])
 
     def test_two_at_once(self) -> None:

@@ -711,3 +711,36 @@ class WatchingTests(ArgumentsCase):
         self.assertEqual((found.generations, found.settle), (3, 0.5))
         for wrong in (["--generations", "1"], ["--settle", "-1"]):
             self.assertRaises(ArgumentsError, parse_verify, [*where, *wrong])
+
+
+class CloneTests(SynchronousTestCase):
+    """
+    C{--clone} and what belongs to it.
+    """
+
+    def parsed(self, *arguments: str) -> Arguments:
+        """What a command line asks for."""
+        return parse(["--from", "h", *arguments])
+
+    def test_given(self) -> None:
+        """All of them are understood."""
+        found = self.parsed("--clone", "--clone-tasks", "7", "--drop")
+        self.assertEqual((found.clone, found.clone_tasks, found.drop), (True, 7, True))
+
+    def test_alone(self) -> None:
+        """What belongs to C{--clone} is no use without it."""
+        for arguments in (["--drop"], ["--clone-tasks", "2"]):
+            error = self.assertRaises(ArgumentsError, self.parsed, *arguments)
+            self.assertIn("--clone", str(error))
+
+    def test_number_of_tasks(self) -> None:
+        """There are from 1 to 64 tasks."""
+        for text in ("0", "65", "x", "-1", "\u0663"):
+            error = self.assertRaises(ArgumentsError, self.parsed, "--clone", "--clone-tasks", text)
+            self.assertIn("1 to 64", str(error))
+
+    def test_no_other_start(self) -> None:
+        """A clone begins now, and not some time ago."""
+        for option in (["--seconds", "5"], ["--window", "1h"]):
+            error = self.assertRaises(ArgumentsError, self.parsed, "--clone", *option)
+            self.assertIn(option[0], str(error))
