@@ -15,6 +15,7 @@ from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.checkpoint import CheckpointStore, FencedError, ForeignCheckpointError
 from txmongokit.replicator.inspection import Deployment, DeploymentError, inspect, same_deployment
+from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal
 from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.service import ReplicationFailed, checkpoint_key, connect
@@ -109,8 +110,10 @@ async def _compare(
         destination_pool, checkpoint_key(source, arguments), {"source": source.identity}
     )
 
+    patience = Patience(reactor)
+
     async def position() -> int | None:
-        checkpoint = await store.load()
+        checkpoint = await patience.keep_trying(lambda again: store.load(), "destination")
         return None if checkpoint is None else checkpoint.position
 
     verification = Verification(

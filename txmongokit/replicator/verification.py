@@ -230,7 +230,8 @@ class Verification:
 
     async def _passed(self) -> None:
         """The replication has passed where the source is now, or this is noted."""
-        if not await self._follower.passed(await last_written(self._pools[0])):
+        written = await self._keep_trying(lambda: last_written(self._pools[0]), "source")
+        if not await self._follower.passed(written):
             self.report.behind = True
 
     # Collections, views and indexes.
@@ -240,8 +241,8 @@ class Verification:
         previous: set[Difference] | None = None
         found: set[Difference] = set()
         for _ in range(self._generations):
-            here = await self._listed(0)
-            there = await self._listed(1, here)
+            here = await self._keep_trying(lambda: self._listed(0), "source")
+            there = await self._listed_there(here)
             fresh = [
                 each
                 for name, each in sorted(here.items())
@@ -262,6 +263,9 @@ class Verification:
         self.report.collections = len(walked)
         for difference in sorted(found, key=str):
             self.report.add(difference)
+
+    async def _listed_there(self, here: Container[str]) -> dict[str, Listed]:
+        return await self._keep_trying(lambda: self._listed(1, here), "destination")
 
     async def _listed(self, side: int, expected: Container[str] = ()) -> dict[str, Listed]:
         """What a side has of what is replicated, by its name in the destination."""
