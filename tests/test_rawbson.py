@@ -139,7 +139,7 @@ class WalkTests(SynchronousTestCase):
         whole = bson.encode({"0": {"a": 1}, "1": {}})
         self.assertEqual(array_documents(whole), [bson.encode({"a": 1}), bson.encode({})])
         # A length that is too small, one past the array's end, and one past the data's.
-        for size in (4, len(whole) - 8, 1000):
+        for size in (4, len(whole) - 7, 1000):
             broken = whole[:7] + size.to_bytes(4, "little") + whole[11:]
             self.assertRaises(InvalidBSON, array_documents, broken)
 
