@@ -10,6 +10,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import bson
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, TypeDecoder, TypeEncoder, TypeRegistry
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -20,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import FakeRunner, cursor_reply
 from tests.fakeserver import FakeNetwork
-from txmongokit.connection import ConnectionPool
+from txmongokit.connection import ConnectionPool, MongoClient
 from txmongokit.database import Database
 
 RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
@@ -328,6 +329,31 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(server.commands[-1]["$clusterTime"], stamp)
 
 
+class DefaultTests(SynchronousTestCase):
+    """
+    Clients that nobody has told anything.
+    """
+
+    def test_uuids(self) -> None:
+        """As TxMongo's and as PyMongo's; what is said counts in both."""
+        clock = FakeNetwork().clock
+        for kind, default in (
+            (ConnectionPool, UuidRepresentation.STANDARD),
+            (MongoClient, UuidRepresentation.UNSPECIFIED),
+        ):
+            pool: Any = kind(reactor=clock)
+            self.assertEqual(pool.codec_options.uuid_representation, default)
+            for told in (
+                kind("mongodb://a/?uuidRepresentation=javaLegacy", reactor=clock),
+                kind("mongodb://a", uuidRepresentation="javaLegacy", reactor=clock),
+            ):
+                found = told.codec_options.uuid_representation
+                self.assertEqual(found, UuidRepresentation.JAVA_LEGACY)
+        client: Any = MongoClient(reactor=clock, document_class=Own, tz_aware=True)
+        self.assertIs(client.codec_options.document_class, Own)
+        self.assertIs(client.codec_options.tz_aware, True)
+
+
 class Money:
     """A type of the user's own."""
 
@@ -354,7 +380,7 @@ class SendingTests(SynchronousTestCase):
         """Documents, filters, updates, pipelines, bulk writes, options and commands."""
         options: CodecOptions[Any] = CodecOptions(
             type_registry=TypeRegistry([MoneyEncoder()]),
-            uuid_representation=bson.binary.UuidRepresentation.STANDARD,
+            uuid_representation=UuidRepresentation.STANDARD,
         )
         for value, sent in (
             (Money(5), {"cents": 5}),

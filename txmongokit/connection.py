@@ -712,7 +712,9 @@ class MongoConnection(ConnectionPool[DocumentT]):
 
 class MongoClient(ConnectionPool[DocumentT]):
     """
-    A client by the arguments of PyMongo's C{AsyncMongoClient}.
+    A client by the arguments of PyMongo's C{AsyncMongoClient}, and with its
+    defaults: without C{uuidRepresentation} UUIDs are read as C{Binary}, and not
+    written.
 
     @param host: a connection string, a host with or without port, or a list of
         hosts.
@@ -744,6 +746,8 @@ class MongoClient(ConnectionPool[DocumentT]):
             "type_registry": type_registry,
         }
         kwargs.update({name: value for name, value in given.items() if value is not None})
+        # TxMongo's clients write UUIDs as the standard has them; PyMongo's want to be told.
+        kwargs.setdefault("codec_options", CodecOptions())
         super().__init__(
             _seed_list(self.HOST if host is None else host, self.PORT if port is None else port),
             **kwargs,
