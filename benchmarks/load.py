@@ -10,7 +10,7 @@ each tenth of the way.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from pymongo import DeleteOne, IndexModel, InsertOne, MongoClient, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
-__all__ = ["Load", "checkpoint_gaps", "differences", "finish", "user_databases"]
+__all__ = ["Load", "checkpoint_gaps", "described_index", "differences", "finish", "user_databases"]
 
 Client: TypeAlias = MongoClient[dict[str, Any]]
 Statement: TypeAlias = InsertOne[dict[str, Any]] | UpdateOne | DeleteOne
@@ -288,6 +288,16 @@ def differences(source: Client, destination: Client) -> Iterator[str]:
                 yield f"{name}.{collection}: {here} here, {there} there"
 
 
+def described_index(index: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    An index's specification, where 5.0 gives a part in an order of chance.
+    """
+    described = dict(index)
+    if "wildcardProjection" in described:
+        described["wildcardProjection"] = dict(described["wildcardProjection"])
+    return described
+
+
 def _description(client: Client, database: str) -> dict[str, Any]:
     """
     Options and indexes of every collection of a database.
@@ -296,7 +306,7 @@ def _description(client: Client, database: str) -> dict[str, Any]:
         found["name"]: (
             found.get("options"),
             sorted(
-                (dict(index) for index in client[database][found["name"]].list_indexes()),
+                map(described_index, client[database][found["name"]].list_indexes()),
                 key=lambda index: str(index["name"]),
             ),
         )

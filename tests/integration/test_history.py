@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bson import Timestamp
+from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -53,6 +54,8 @@ class HistoryTests(SynchronousTestCase):
         """Write a history, replicate it, and compare."""
         pair = Pair(source, destination)
         self.addCleanup(pair.close)
+        if _release(pair.there) < _release(pair.here):
+            raise SkipTest("the server at hand is older than the source: upwards only")
         history = History(pair.here, seed)
         history.write()
         self.assertEqual(wanted_kinds(history.version) - kinds_of(pair.here), set())
@@ -64,7 +67,7 @@ class HistoryTests(SynchronousTestCase):
     def assert_equal(self, pair: Pair) -> None:
         """Source and destination have the same documents, catalogs and users."""
         found = list(differences(pair.here, pair.there))
-        if pair.here.server_info()["version"] != pair.there.server_info()["version"]:
+        if _release(pair.here) != _release(pair.there):
             # Each version has its own form of a time series' view.
             found = [each for each in found if not each.startswith("measured.system.views:")]
         self.assertEqual(found, [])
@@ -135,6 +138,11 @@ class HistoryTests(SynchronousTestCase):
         )
 
 
+def _release(client: MongoClient[Any]) -> list[int]:
+    release: list[int] = client.server_info()["versionArray"][:2]
+    return release
+
+
 class LargeTransactionTests(SynchronousTestCase):
     """
     Transactions that do not fit into memory.
@@ -175,16 +183,14 @@ class LargeTransactionTests(SynchronousTestCase):
         self.assertEqual(self.pair.there["app"]["large"].count_documents({}), 41)
 
     def test_in_parts(self) -> None:
-        """On request it is several, each with its checkpoint."""
+        """
+        On request it is several, each with its checkpoint; killed between
+        them, it goes on with the part behind the last one that was applied.
+        """
         status, output = self.pair.run(*_OFF, "--split-large-transactions", "16")
         self.assertEqual(status, 0, output)
         self.assert_equal()
         self.assertGreater(len([size for size in self.sizes() if size > 5]), 2)
-
-    def test_killed_between_parts(self) -> None:
-        """It goes on with the part behind the last one that was applied."""
-        status, output = self.pair.run(*_OFF, "--split-large-transactions", "16")
-        self.assertEqual(status, 0, output)
         # As it is where the process died before the second part.
         entries = self.pair.here["local"]["oplog.rs"]
         end = entries.find_one({"o.count": {"$exists": True}})

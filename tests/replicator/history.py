@@ -23,6 +23,8 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from benchmarks.load import described_index
+
 __all__ = ["History", "catalog_differences", "kinds_of", "wanted_kinds"]
 
 Client: TypeAlias = MongoClient[dict[str, Any]]
@@ -742,7 +744,7 @@ def _catalog(client: Client) -> dict[str, Any]:
             described = {
                 "type": found["type"],
                 "options": options,
-                "indexes": {index["name"]: dict(index) for index in indexes},
+                "indexes": {index["name"]: described_index(index) for index in indexes},
             }
             if options.get("capped"):
                 cursor = collection.find({}, {"_id": 1}, sort=[("$natural", 1)])
