@@ -373,6 +373,16 @@ class Writer:
         if self._random.random() < 0.7:
             self._client.drop_database("brief")
 
+    def series(self) -> None:
+        """A time series that is written to, or made anew."""
+        app = self._client["app"]
+        if self._random.random() < 0.2:
+            app.drop_collection("ts")
+            options = {"timeField": "t", "metaField": "m"}
+            app.create_collection("ts", timeseries=options, expireAfterSeconds=10**9)
+        elif app.list_collection_names(filter={"name": "ts"}):
+            app["ts"].insert_many([{"t": _NOW, "m": n, "n": n} for n in range(5)])
+
     def log(self) -> None:
         """Documents at the end of a capped collection."""
         self._fresh += 3
@@ -380,6 +390,7 @@ class Writer:
 
 
 _WRITES = "insert update update shape delete together log"
+_EVERYTHING = f"{_WRITES} rename drop index index unindex modify view database"
 
 
 class MeanwhileTests(CloneCase):
@@ -398,6 +409,10 @@ class MeanwhileTests(CloneCase):
         self.here["app"].create_collection("v", viewOn="a", pipeline=[])
         self.here["other"].create_collection("log", capped=True, size=1 << 20, max=2_000)
         self.here["other"]["log"].insert_many(documents(1_990, -5_000))
+
+    def everything(self) -> str:
+        """All kinds of changes that the source knows."""
+        return f"{_EVERYTHING} series series" if self.version >= (5,) else _EVERYTHING
 
     def writer(self, kinds: str, seed: int = 1) -> Writer:
         """One that writes already."""
@@ -427,14 +442,14 @@ class MeanwhileTests(CloneCase):
     def test_schema(self) -> None:
         """Collections that are made, renamed and dropped, and their indexes and views."""
         self.fill()
-        writer = self.writer(f"{_WRITES} rename drop index index unindex modify view database", 2)
+        writer = self.writer(self.everything(), 2)
         self.clone()
         self.finish(writer)
 
     def test_killed(self) -> None:
         """It is killed again and again, in every phase; what is copied stays copied."""
         self.fill()
-        writer = self.writer(f"{_WRITES} rename drop index index unindex modify view database", 3)
+        writer = self.writer(self.everything(), 3)
         draw = random.Random(4)
         for _ in range(8):
             process = self.pair.start(*_CLONE, "--clone-tasks", "3")
