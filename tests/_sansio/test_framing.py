@@ -25,7 +25,10 @@ def frame(size: int, fill: bytes = b"x") -> bytes:
 
 def drain(reader: FrameReader) -> list[bytes]:
     """All messages that are complete."""
-    return [bytes(found) for found in iter(reader.next_frame, None)]
+    found = []
+    while (frame := reader.next_frame()) is not None:
+        found.append(bytes(frame))
+    return found
 
 
 class SplitTests(SynchronousTestCase):

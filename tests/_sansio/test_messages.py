@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit._sansio import messages as m
+from txmongokit._sansio.framing import LongFrame
 from txmongokit.errors import DocumentTooLarge, InvalidName, ProtocolError
 
 reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
@@ -86,6 +87,25 @@ class RoundTripTests(SynchronousTestCase):
         assert plain is not None
         self.assertEqual(plain, (5, 6, flags, body))
         self.assertIs(type(plain[3]), bytes)
+
+    def test_long(self) -> None:
+        """A long message in two parts is read as one in one piece."""
+        body = bson.encode({"a": "x" * 100})
+        for message, plain in (
+            (m.OpMsg(body), True),
+            (m.OpMsg(body, (), m.MORE_TO_COME), True),
+            (m.OpMsg(body, (), m.EXHAUST_ALLOWED), False),
+            (m.OpMsg(body, (("documents", (body,)),)), False),
+            (m.OpQuery("a.b", body), False),
+        ):
+            frame = m.encode(message, 5, 3)
+            parts = LongFrame(frame[:21], frame[21:])
+            self.assertEqual(m.plain_msg(parts), m.plain_msg(frame))
+            self.assertEqual(m.plain_msg(parts) is not None, plain)
+            self.assertEqual(m.decode(parts), m.decode(frame))
+        cut = m.encode(m.OpMsg(body), 5, 3)
+        for broken in (cut[:-1], cut + b"\0", cut[:-1] + b"\1", cut[:21] + b"\0" + cut[22:]):
+            self.assertIsNone(m.plain_msg(LongFrame(broken[:21], broken[21:])), broken)
 
     def test_plain_msg_leaves_the_rest(self) -> None:
         """The hot path refuses whatever is not plain."""

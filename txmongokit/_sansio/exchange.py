@@ -14,14 +14,13 @@ import bson
 from bson.errors import BSONError
 
 from txmongokit._sansio.compression import Compressor, decompress
-from txmongokit._sansio.framing import DEFAULT_MAX_LENGTH, FrameReader
+from txmongokit._sansio.framing import DEFAULT_MAX_LENGTH, Frame, FrameReader
 from txmongokit._sansio.messages import (
     EXHAUST_ALLOWED,
     HEADER_SIZE,
     MORE_TO_COME,
     REPLY_CURSOR_NOT_FOUND,
     REPLY_QUERY_FAILURE,
-    Frame,
     Header,
     Message,
     OpCompressed,

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from txmongokit.errors import ProtocolError
 
-__all__ = ["DEFAULT_MAX_LENGTH", "FrameReader"]
+__all__ = ["DEFAULT_MAX_LENGTH", "HEAD", "Frame", "FrameReader", "LongFrame"]
 
 DEFAULT_MAX_LENGTH = 48_000_000
 """What servers accept and send at most, in bytes."""
+
+HEAD = 21
+"""What an OP_MSG with one document has before that document, in bytes."""
 
 _SHORTEST = 16
 # A buffer that grew much longer would be moved again and again.
@@ -26,6 +29,28 @@ _LONG = 1 << 17
 _PIECE = 1 << 12
 _GATHERED = 1 << 16
 _LENGTH = Struct("<i")
+
+
+class LongFrame(NamedTuple):
+    """
+    A long message that came in pieces, cut where an OP_MSG's document begins:
+    nothing has to be copied to take that out.
+
+    @ivar head: its first L{HEAD} bytes.
+    @ivar rest: what follows them.
+    """
+
+    head: bytes
+    rest: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.head + self.rest
+
+
+Frame: TypeAlias = bytes | bytearray | LongFrame
+"""
+A whole message.
+"""
 
 
 class FrameReader:
@@ -78,12 +103,13 @@ class FrameReader:
         else:
             self._later.append(data)
 
-    def next_frame(self) -> bytes | bytearray | None:
+    def next_frame(self) -> Frame | None:
         """
         The next whole message.
 
         @return: the message with its header (a C{bytearray}, never touched
-            again, where it came in pieces), or C{None} until more is fed.
+            again, or a L{LongFrame} where it came in pieces), or C{None} until
+            more is fed.
 
         @raise ProtocolError: as soon as a message announces a length that
             is less than a header's or more than L{max_length}; and again
@@ -130,7 +156,7 @@ class FrameReader:
         self._chunk = b""
         self._offset = 0
 
-    def _continue(self) -> bytes | bytearray | None:
+    def _continue(self) -> Frame | None:
         """Add to the buffer no more than what belongs to its message."""
         buffer = self._buffer
         assert buffer is not None
@@ -164,7 +190,7 @@ class FrameReader:
                 buffer += chunk[offset : offset + missing]
                 self._offset = offset + missing
 
-    def _gather(self) -> bytes | None:
+    def _gather(self) -> LongFrame | None:
         """Put the next piece of a long message aside."""
         chunk, offset = self._chunk, self._offset
         available = len(chunk) - offset
@@ -192,7 +218,11 @@ class FrameReader:
         self._pieces = []
         if self.on_long is not None:
             self.on_long(False)
-        return b"".join(pieces)
+        if len(pieces[0]) >= HEAD:
+            first = memoryview(pieces[0])
+            return LongFrame(bytes(first[:HEAD]), b"".join((first[HEAD:], *pieces[1:])))
+        whole = b"".join(pieces)
+        return LongFrame(whole[:HEAD], whole[HEAD:])
 
     def _bad_length(self, length: int) -> ProtocolError:
         return ProtocolError(

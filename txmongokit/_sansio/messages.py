@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct, error
 from typing import NamedTuple, TypeAlias
 
+from txmongokit._sansio.framing import HEAD, Frame, LongFrame
 from txmongokit.errors import DocumentTooLarge, InvalidName, ProtocolError
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "OP_UPDATE",
     "REPLY_CURSOR_NOT_FOUND",
     "REPLY_QUERY_FAILURE",
-    "Frame",
     "Header",
     "Message",
     "OpCompressed",
@@ -90,9 +90,6 @@ _SEQUENCE_HEAD = Struct("<Bi")
 _INT32 = Struct("<i")
 _UINT32 = Struct("<I")
 _INT64 = Struct("<q")
-
-Frame: TypeAlias = bytes | bytearray
-"""One whole message, header included."""
 
 Sequences: TypeAlias = Sequence[tuple[str, Sequence[bytes]]]
 """Document sequences: each a field's name and its encoded documents."""
@@ -362,7 +359,7 @@ def _too_large(length: int) -> DocumentTooLarge:
 # Decoding.
 
 
-def decode_header(frame: Frame) -> Header:
+def decode_header(frame: bytes | bytearray) -> Header:
     """
     A message's header.
 
@@ -382,6 +379,8 @@ def plain_msg(frame: Frame) -> tuple[int, int, int, bytes] | None:
     @return: request id, response-to, flags and document; C{None} where
         L{decode} must look more closely.
     """
+    if isinstance(frame, LongFrame):
+        return _plain_long_msg(frame)
     size = len(frame)
     if size < 26:
         return None
@@ -397,8 +396,24 @@ def plain_msg(frame: Frame) -> tuple[int, int, int, bytes] | None:
         or frame[-1]
     ):
         return None
-    # A long reply was gathered in a bytearray: a view saves the second copy.
+    # What came in pieces is in a bytearray: a view saves the second copy.
     body = frame[21:] if isinstance(frame, bytes) else bytes(memoryview(frame)[21:])
+    return request_id, response_to, flags, body
+
+
+def _plain_long_msg(frame: LongFrame) -> tuple[int, int, int, bytes] | None:
+    head, body = frame
+    length, request_id, response_to, opcode, flags, kind = _MSG_HEAD.unpack(head)
+    size = len(body)
+    if (
+        opcode != OP_MSG
+        or flags & ~MORE_TO_COME
+        or kind
+        or length != size + HEAD
+        or _INT32.unpack_from(body)[0] != size
+        or body[-1]
+    ):
+        return None
     return request_id, response_to, flags, body
 
 
@@ -409,6 +424,8 @@ def decode(frame: Frame) -> tuple[Header, Message]:
     @raise ProtocolError: where the bytes are not one message that the
         specification allows; the connection they came from must be closed.
     """
+    if isinstance(frame, LongFrame):
+        frame = bytes(frame)
     header = decode_header(frame)
     if header.length != len(frame):
         raise ProtocolError(

@@ -609,9 +609,7 @@ class Note(BaseMessage):
         """
         number = self.request_id if request_id is None else request_id
         text: bytes = self.message.encode() + b"\0"
-        data: bytes = (
-            _HEADER.pack(16 + text.__len__(), number, self.response_to, OP_NOTE) + text
-        )
+        data: bytes = _HEADER.pack(16 + text.__len__(), number, self.response_to, OP_NOTE) + text
         return data
 
 
