@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import random
 import signal
+import subprocess
 import threading
 import time
 import uuid
@@ -446,16 +447,28 @@ class MeanwhileTests(CloneCase):
         self.clone()
         self.finish(writer)
 
+    def started(self, *arguments: str) -> subprocess.Popen[str]:
+        """The replicator, once it has taken its first step in the destination."""
+        before = (self.pair.checkpoint() or {"seq": -1})["seq"]
+        process = self.pair.start(*arguments)
+
+        def moved() -> bool:
+            found = self.pair.checkpoint() or {"seq": -1}
+            return process.poll() is not None or found["seq"] != before
+
+        wait_for(moved, "its first step")
+        return process
+
     def test_killed(self) -> None:
         """It is killed again and again, in every phase; what is copied stays copied."""
         self.fill()
         writer = self.writer(self.everything(), 3)
         draw = random.Random(4)
-        for _ in range(8):
-            process = self.pair.start(*_CLONE, "--clone-tasks", "3")
-            time.sleep(draw.uniform(0.7, 2.5))
+        for _ in range(4):
+            process = self.started(*_CLONE, "--clone-tasks", "3")
+            time.sleep(draw.uniform(0.0, 0.8))
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
         self.finish(writer)
 
     def test_finished_ranges_stay(self) -> None:
