@@ -53,8 +53,10 @@ ResultT = TypeVar("ResultT")
 _SERVERS_OWN = frozenset({"admin", "config", "local", "txmongokit"})
 _INTERNAL = frozenset({"system.views", "system.profile", "system.indexes"})
 _BUCKETS = "system.buckets."
-# Documents of a range: what the largest reply holds, if they are not small.
-_RANGE = 20_000
+# Documents of a range: the most, those of the first one, and the bytes that are aimed at.
+_RANGE, _FIRST_RANGE, _RANGE_BYTES = 5_000, 500, 4_000_000
+# Bytes from which on a range is not kept beside another one.
+_LARGE = 8_000_000
 # C{_id}s in one look-up, and the bytes that they may have.
 _TOGETHER, _TOGETHER_BYTES = 1_000, 4_000_000
 # Suspects that are remembered, and the bytes that their C{_id}s may have.
@@ -307,56 +309,74 @@ class Verification:
             await self._compare_capped(each)
             return
         low: bytes | None = None
-        ahead = Deferred.fromCoroutine(self._range(each, None))
+        count = _FIRST_RANGE
+        ahead = Deferred.fromCoroutine(self._range(each, None, count))
         while True:
             documents, high = await ahead
-            if high is not None:
+            size = sum(map(len, documents))
+            following = None
+            count = max(2, min(_RANGE, _RANGE_BYTES * len(documents) // max(1, size)))
+            if high is not None and size < _LARGE:
                 # The next range is fetched while this one is compared.
-                ahead = Deferred.fromCoroutine(self._range(each, high))
+                following = Deferred.fromCoroutine(self._range(each, high, count))
             try:
                 compared = await self._compare_range(each, documents, low, high)
             except BaseException:
-                ahead.addErrback(lambda failure: None)
-                ahead.cancel()
+                if following is not None:
+                    following.addErrback(lambda failure: None)
+                    following.cancel()
                 raise
             self._suspect(each, compared.finish(), compared.unnamed)
             self.report.documents += len(documents)
-            self.report.size += sum(map(len, documents))
+            self.report.size += size
             self._tick()
             if high is None:
                 return
             low = high
+            del documents, compared
+            ahead = following or Deferred.fromCoroutine(self._range(each, high, count))
 
-    async def _range(self, each: Listed, low: bytes | None) -> tuple[list[bytes], bytes | None]:
+    async def _range(
+        self, each: Listed, low: bytes | None, count: int
+    ) -> tuple[list[bytes], bytes | None]:
         """
         The source's next range, and where the one after it begins.
         """
 
         async def attempt() -> tuple[list[bytes], bytes | None]:
-            cursor = self._cursor(0, each, low, None, limit=_RANGE, batch_size=_RANGE)
-            documents: list[bytes] = []
+            cursor = self._cursor(0, each, low, None, limit=count, batch_size=count)
             try:
-                while len(documents) < 2:
-                    batch = await cursor.next_batch()
-                    if not batch:
-                        break
-                    documents += batch
-                more = len(documents) == _RANGE or cursor.alive
+                documents = await cursor.next_batch()
+                more = len(documents) == count or cursor.alive
             finally:
                 await cursor.close()
             if more and len(documents) > 1:
                 return documents[:-1], id_element(documents[-1])
+            if more and documents:
+                # A very large one, alone in its batch.
+                following = await self._following(each, id_element(documents[0]))
+                if following is not None:
+                    return documents, following
             documents += await self._greatest(0, each, low, documents)
             return documents, None
 
         return await self._keep_trying(attempt, "source")
+
+    async def _following(self, each: Listed, element: bytes) -> bytes | None:
+        """The C{_id} behind another one in the source."""
+        cursor = self._cursor(0, each, element, None, limit=2, projection={"_id": 1})
+        found = await cursor.next_batch()
+        if len(found) > 1:
+            return id_element(found[1])
+        greatest = await self._greatest(0, each, element, found)
+        return id_element(greatest[0]) if greatest else None
 
     async def _compare_range(
         self, each: Listed, documents: Sequence[bytes], low: bytes | None, high: bytes | None
     ) -> RangeComparison:
         async def attempt() -> RangeComparison:
             comparison = RangeComparison(documents, most=_MOST)
-            cursor = self._cursor(1, each, low, high, batch_size=_RANGE)
+            cursor = self._cursor(1, each, low, high, batch_size=len(documents) + 1)
             last: list[bytes] = []
             try:
                 while batch := await cursor.next_batch():
