@@ -191,7 +191,11 @@ class CommandTests(TestCase):
             ("--db", uri, "list"),
             ("--db", "mongodb://me:tops%zz@h/db", "list"),
             ("move", uri),
-            ("--db", "mongodb://h/db?tlsCertificateKeyFilePassword=tops", "list"),
+            (
+                "--db",
+                "mongodb://h/db?serverSelectionTimeoutMS=100&tlsCertificateKeyFilePassword=tops",
+                "list",
+            ),
             ("--db", "mongodb://me:topscr@127.0.0.1:1/db?serverSelectionTimeoutMS=10", "list"),
         ):
             out, errors, status = await self.run_it(*arguments)
