@@ -166,7 +166,6 @@ class SchemaTests(WindowCase):
         self.assertIsNone(self.planned(window, "b", {"drop": "later"}))
         self.assertEqual(self.planned(window, "a", {"drop": "before"}), {"drop": "later"})
         self.assertIsNone(window.route(insert("a", "later")))
-        self.assertIsNone(self.planned(window, "a", {"dropDatabase": 1}))
 
     def test_indexes(self) -> None:
         """Unique and expiring indexes wait, whatever is changed of them meanwhile."""
@@ -239,6 +238,20 @@ class SchemaTests(WindowCase):
         made = view("new")
         assert made is not None
         self.assertEqual(made.command["create"], "new")
+
+    def test_database(self) -> None:
+        """A database is dropped with what is left of it, unless it was made again."""
+        window = self.window(listed("a", "name"))
+        drop = parse_entry(entry("c", {"dropDatabase": 1}, ns="db.$cmd"))
+        self.planned(window, "v", {"create": "system.views"})
+        self.planned(window, "v", {"drop": "system.views"})
+        self.assertIsNone(window.plan(drop))
+        self.planned(window, "a", {"drop": "name"})
+        change = window.plan(drop)
+        assert change is not None
+        self.assertEqual((change.database, change.command), ("db", {"dropDatabase": 1}))
+        self.planned(window, "w", {"create": "system.views"})
+        self.assertIsNone(window.plan(drop))
 
     def test_remembered(self) -> None:
         """What is only remembered is stored before the checkpoint moves past it."""

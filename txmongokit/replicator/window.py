@@ -135,8 +135,7 @@ class Window:
         o = bson.decode(entry.o, CODEC)
         verb = next(iter(o), "")
         if verb == "dropDatabase":
-            # Its collections were dropped one by one before.
-            return None
+            return self._plan_drop_database(entry)
         if uuid is None:
             return self._inner.plan(entry)
         if verb == "create":
@@ -171,6 +170,21 @@ class Window:
 
     def _drop(self, entry: OplogEntry, found: Blueprint) -> DDL | None:
         return self._inner.plan(_with(entry, {"drop": found.name}))
+
+    def _plan_drop_database(self, entry: OplogEntry) -> DDL | None:
+        # Its collections were dropped one by one before; what is left of it is
+        # an empty collection of views, or what was made since and listed.
+        dropped = self._selection.renamed_database(entry.ns.partition(".")[0])
+        if any(each.alive and self._home(each) == dropped for each in self._by_uuid.values()):
+            return None
+        return self._inner.plan(entry)
+
+    def _home(self, blueprint: Blueprint) -> str | None:
+        """The database of the destination that has it."""
+        if blueprint.kind == "views":
+            return self._selection.renamed_database(blueprint.database)
+        namespace = self._selection.destination(blueprint.namespace)
+        return None if namespace is None else namespace.partition(".")[0]
 
     def _plan_create(self, entry: OplogEntry, o: dict[str, Any], uuid: bytes) -> DDL | None:
         name = str(o["create"])
@@ -326,7 +340,8 @@ class Window:
             await run_command(
                 self._pool, self._patience, name, {"drop": found["name"]}, _NAMESPACE_NOT_FOUND
             )
-        self._views = {view for view in self._views if not view.startswith(f"{name}.")}
+        gone = f"{blueprint.database}."
+        self._views = {view for view in self._views if not view.startswith(gone)}
 
     # The end.
 
