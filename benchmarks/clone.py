@@ -17,19 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import bson
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
 
-import bson  # noqa: E402 (the path comes first)
-from bson.codec_options import CodecOptions  # noqa: E402
-from bson.raw_bson import RawBSONDocument  # noqa: E402
-from pymongo import MongoClient  # noqa: E402
-
-from benchmarks.load import differences  # noqa: E402
-from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set  # noqa: E402
+from benchmarks.load import differences
+from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set
 
 __all__ = ["main"]
 
+ROOT = Path(__file__).resolve().parents[1]
+# How often the child's memory is looked at.
+_LOOK_SECONDS = 0.02
 _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
 _NAME = ("app", "things")
 _LOG_TAIL = 2000
@@ -89,7 +89,7 @@ def _clone(source: Deployment, destination: Deployment, tasks: int | None) -> tu
         memory = 0
         while process.poll() is None:
             memory = max(memory, _memory(process.pid))
-            time.sleep(0.02)
+            time.sleep(_LOOK_SECONDS)
         took = time.monotonic() - began
         log.seek(0)
         text = log.read().decode(errors="replace")

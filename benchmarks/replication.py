@@ -28,20 +28,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.from_memory import apply, read_batches  # noqa: E402 (the path comes first)
-from benchmarks.load import Client, Load, differences, finish  # noqa: E402
-from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set  # noqa: E402
+from benchmarks.from_memory import apply, read_batches
+from benchmarks.load import Client, Load, differences, finish
+from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set
 
 __all__ = ["Measured", "lags", "main", "percentile", "written"]
 
+ROOT = Path(__file__).resolve().parents[1]
 OURS, LOOP, PEER = "txmongokit", "from memory", "jaraco.mongodb"
 _LOG_TAIL = 2000
 _OF_SERVERS = ("admin", "config", "local", "txmongokit")
 _GOALS = {"peer": 25.0, "loop": 0.85, "memory": 200.0, "lag": 0.25}
 _STEP_SECONDS = 0.01
+# How often a child's memory, and how often the destination is looked at.
+_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _await(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, fl
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             return usage.ru_utime + usage.ru_stime, memory
-        time.sleep(0.02)
+        time.sleep(_LOOK_SECONDS)
     raise TimeoutError(f"{process.args!r} was not done in time")
 
 
@@ -274,9 +275,25 @@ def _steady(client: Client, rate: int, seconds: float) -> None:
     began = time.monotonic()
 
     def pace() -> None:
+        # The load is to be steady, whatever a write takes.
         time.sleep(max(0.0, began + load.done / rate - time.monotonic()))
 
     load.write(client, pace)
+
+
+def _await_marks(
+    client: Client, count: int, process: subprocess.Popen[bytes], seconds: float
+) -> None:
+    """
+    Wait until the destination has as many of L{finish}'s marks.
+
+    @raise TimeoutError: it has not after these seconds, or the follower has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while client["app"]["finished"].count_documents({}) < count:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise TimeoutError(f"the follower did not get to mark {count}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _lag(options: argparse.Namespace) -> bool:
@@ -293,16 +310,11 @@ def _lag(options: argparse.Namespace) -> bool:
         finish(here)
         process = _popen(_ours(source, destination, "-f"), destination, log)
         try:
-            while there["app"]["finished"].find_one() is None:
-                time.sleep(0.1)
+            _await_marks(there, 1, process, options.seconds)
             start = finish(here)
             _steady(here, options.rate, options.lag_seconds)
             end = finish(here)
-            deadline = time.monotonic() + options.seconds
-            while there["app"]["finished"].count_documents({}) < 3:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise TimeoutError("the follower did not get to the end")
-                time.sleep(0.1)
+            _await_marks(there, 3, process, options.seconds)
             memory = _peak_memory(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)

@@ -20,19 +20,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from bson import Timestamp
+from pymongo import InsertOne, ReplaceOne, UpdateOne
+from pymongo.errors import PyMongoError
 
-from bson import Timestamp  # noqa: E402 (the script finds its neighbours first)
-from pymongo import InsertOne, ReplaceOne, UpdateOne  # noqa: E402
-from pymongo.errors import PyMongoError  # noqa: E402
-
-from benchmarks.load import Client, checkpoint_gaps, differences, finish  # noqa: E402
-from benchmarks.main_job import JobFailed, Replicator  # noqa: E402
-from txmongokit.testing import (  # noqa: E402
+from benchmarks.load import Client, checkpoint_gaps, differences, finish
+from benchmarks.main_job import JobFailed, Replicator
+from txmongokit.testing import (
     Deployment,
     Member,
     ServerFailed,
@@ -50,6 +46,8 @@ _CAPPED = "appended"
 _UNIQUE = "unique"
 _DOCUMENTS = 400
 _POLL_SECONDS = 0.1
+# A primary that is away refuses at once: the load does not spin then.
+_REFUSED_SECONDS = 0.05
 
 
 def plan(kills: int, seed: int) -> list[tuple[str, float]]:
@@ -132,7 +130,7 @@ class Churn:
                     actions[name][1](client, draw)
                 except PyMongoError:
                     self.refused += 1
-                    time.sleep(0.05)
+                    time.sleep(_REFUSED_SECONDS)
                 else:
                     with self._lock:
                         self.done[name] += 1

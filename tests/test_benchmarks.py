@@ -30,15 +30,7 @@ from benchmarks.client import (
     task_report,
 )
 from benchmarks.peers import work
-from benchmarks.peers.work import (
-    CORPUS,
-    FILES,
-    IN_FLIGHT,
-    TASKS,
-    Budget,
-    Peer,
-    corpus_document,
-)
+from benchmarks.peers.work import CORPUS, FILES, IN_FLIGHT, TASKS, Budget, FilePeer, corpus_document
 
 
 class ArithmeticTests(SynchronousTestCase):
@@ -101,7 +93,7 @@ class ArithmeticTests(SynchronousTestCase):
         self.assertLess(abs(sum(sizes) / len(sizes) - 1600), 160)
 
 
-class _Counting(Peer):
+class _Counting(FilePeer):
     """Answers at once, and counts."""
 
     def __init__(self) -> None:

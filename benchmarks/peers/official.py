@@ -12,10 +12,10 @@ from typing import Any
 from gridfs.asynchronous import AsyncGridFSBucket
 from pymongo import AsyncMongoClient
 
-from benchmarks.peers.work import SLOW, Peer, serve
+from benchmarks.peers.work import SLOW, FilePeer, serve
 
 
-class _PyMongo(Peer):
+class _PyMongo(FilePeer):
     async def connect(self, host: str, port: int) -> None:
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(host, port)
         self._database = self._client["benchmark"]

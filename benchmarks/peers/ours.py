@@ -8,12 +8,12 @@ from collections.abc import Awaitable
 from typing import Any
 
 from benchmarks.peers.reactor import TwistedPeer, run
-from benchmarks.peers.work import SLOW
+from benchmarks.peers.work import SLOW, FilePeer
 from txmongokit.connection import ConnectionPool
 from txmongokit.gridfs import GridFSBucket
 
 
-class _Ours(TwistedPeer):
+class _Ours(TwistedPeer, FilePeer):
     async def connect(self, host: str, port: int) -> None:
         self._pool = ConnectionPool(f"mongodb://{host}:{port}", reactor=self.reactor)
         self._database = self._pool["benchmark"]

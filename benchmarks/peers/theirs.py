@@ -9,10 +9,10 @@ from collections.abc import Awaitable
 from typing import Any
 
 from benchmarks.peers.reactor import TwistedPeer, run
-from benchmarks.peers.work import SLOW
+from benchmarks.peers.work import SLOW, FilePeer
 
 
-class _TxMongo(TwistedPeer):
+class _TxMongo(TwistedPeer, FilePeer):
     async def connect(self, host: str, port: int) -> None:
         # By its name: it is not in the environment that checks the types.
         connection = importlib.import_module("txmongo.connection")

@@ -22,6 +22,7 @@ from typing import Any
 __all__ = [
     "CORPUS",
     "FILES",
+    "FilePeer",
     "IN_FLIGHT",
     "SLOW",
     "TASKS",
@@ -150,17 +151,29 @@ class Peer(abc.ABC):
     def slow(self) -> Awaitable[Any]:
         """A query that takes the server one second: it has the filter L{SLOW}."""
 
-    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
-        """A file into GridFS, where the peer has that."""
-        raise NotImplementedError("this peer has no GridFS")
-
-    async def download(self, name: str) -> bytes:
-        """A whole file from GridFS, where the peer has that."""
-        raise NotImplementedError("this peer has no GridFS")
-
     @abc.abstractmethod
     def start(self, work: Coroutine[Any, Any, None]) -> Awaitable[Any]:
         """Run something in the background."""
+
+
+class FilePeer(Peer):
+    """
+    One that has GridFS, too.
+    """
+
+    @abc.abstractmethod
+    def upload(self, name: str, content: bytes) -> Awaitable[Any]:
+        """A file into GridFS."""
+
+    @abc.abstractmethod
+    async def download(self, name: str) -> bytes:
+        """A whole file from GridFS."""
+
+
+def _with_files(peer: Peer) -> FilePeer:
+    if not isinstance(peer, FilePeer):
+        raise TypeError(f"{type(peer).__name__} has no GridFS")
+    return peer
 
 
 SLOW = {"_id": 0, "$where": "sleep(1000) || true"}
@@ -209,13 +222,13 @@ def _file() -> bytes:
 async def _upload(peer: Peer, budget: Budget) -> None:
     content = _file()
     while budget.more():
-        await peer.upload(f"upload {budget.count}", content)
+        await _with_files(peer).upload(f"upload {budget.count}", content)
 
 
 async def _download(peer: Peer, budget: Budget) -> None:
     content = _file()
     while budget.more():
-        if await peer.download("file") != content:
+        if await _with_files(peer).download("file") != content:
             raise AssertionError("another file has come")
 
 
