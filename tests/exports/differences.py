@@ -90,10 +90,42 @@ _MADE = (
 )
 _FLAGS = "PyMongo has it here to refuse it; a cursor of files takes it as any other."
 _GRIDFS = "gridfs.asynchronous.grid_file"
+_ASYNC = "pymongo.asynchronous"
+# What the constructors of several classes take alike.
+_STREAM = (
+    "(target)",
+    "(pipeline)",
+    "(full_document)",
+    "(resume_after)",
+    "(max_await_time_ms)",
+    "(batch_size)",
+    "(collation)",
+    "(start_at_operation_time)",
+    "(session)",
+    "(start_after)",
+    "(comment)",
+    "(full_document_before_change)",
+    "(show_expanded_events)",
+)
+_COMMAND_CURSOR = (
+    "(collection)",
+    "(cursor_info)",
+    "(address)",
+    "(batch_size)",
+    "(max_await_time_ms)",
+    "(session)",
+    "(comment)",
+)
 _VERSION = "What PyMongo is like is PyMongo's to tell."
 _CLIENT = "pymongo.asynchronous.mongo_client.AsyncMongoClient"
 _DATABASE = "pymongo.asynchronous.database.AsyncDatabase"
 _COLLECTION = "pymongo.asynchronous.collection.AsyncCollection"
+
+
+def _made(parameters: tuple[str, ...], *classes: str) -> dict[str, str]:
+    return {f"{name}{each}": _MADE for name in classes for each in parameters}
+
+
 _PYMONGO = {
     **_all(_NOT_ITERABLE, f"{_CLIENT}.", "__iter__", "__next__", "next"),
     **_all(_NOT_ITERABLE, f"{_DATABASE}.", "__iter__", "__next__", "next"),
@@ -115,81 +147,12 @@ _PYMONGO = {
             "(session)",
         ),
     ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.change_stream.AsyncChangeStream",
-        *(
-            "(target)",
-            "(pipeline)",
-            "(full_document)",
-            "(resume_after)",
-            "(max_await_time_ms)",
-            "(batch_size)",
-            "(collation)",
-            "(start_at_operation_time)",
-            "(session)",
-            "(start_after)",
-            "(comment)",
-            "(full_document_before_change)",
-            "(show_expanded_events)",
-        ),
-    ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.change_stream.AsyncClusterChangeStream",
-        *(
-            "(target)",
-            "(pipeline)",
-            "(full_document)",
-            "(resume_after)",
-            "(max_await_time_ms)",
-            "(batch_size)",
-            "(collation)",
-            "(start_at_operation_time)",
-            "(session)",
-            "(start_after)",
-            "(comment)",
-            "(full_document_before_change)",
-            "(show_expanded_events)",
-        ),
-    ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.change_stream.AsyncCollectionChangeStream",
-        *(
-            "(target)",
-            "(pipeline)",
-            "(full_document)",
-            "(resume_after)",
-            "(max_await_time_ms)",
-            "(batch_size)",
-            "(collation)",
-            "(start_at_operation_time)",
-            "(session)",
-            "(start_after)",
-            "(comment)",
-            "(full_document_before_change)",
-            "(show_expanded_events)",
-        ),
-    ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.change_stream.AsyncDatabaseChangeStream",
-        *(
-            "(target)",
-            "(pipeline)",
-            "(full_document)",
-            "(resume_after)",
-            "(max_await_time_ms)",
-            "(batch_size)",
-            "(collation)",
-            "(start_at_operation_time)",
-            "(session)",
-            "(start_after)",
-            "(comment)",
-            "(full_document_before_change)",
-            "(show_expanded_events)",
-        ),
+    **_made(
+        _STREAM,
+        f"{_ASYNC}.change_stream.AsyncChangeStream",
+        f"{_ASYNC}.change_stream.AsyncClusterChangeStream",
+        f"{_ASYNC}.change_stream.AsyncCollectionChangeStream",
+        f"{_ASYNC}.change_stream.AsyncDatabaseChangeStream",
     ),
     **_all(
         _MADE,
@@ -201,31 +164,10 @@ _PYMONGO = {
             "(implicit)",
         ),
     ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.command_cursor.AsyncCommandCursor",
-        *(
-            "(collection)",
-            "(cursor_info)",
-            "(address)",
-            "(batch_size)",
-            "(max_await_time_ms)",
-            "(session)",
-            "(comment)",
-        ),
-    ),
-    **_all(
-        _MADE,
-        "pymongo.asynchronous.command_cursor.AsyncRawBatchCommandCursor",
-        *(
-            "(collection)",
-            "(cursor_info)",
-            "(address)",
-            "(batch_size)",
-            "(max_await_time_ms)",
-            "(session)",
-            "(comment)",
-        ),
+    **_made(
+        _COMMAND_CURSOR,
+        f"{_ASYNC}.command_cursor.AsyncCommandCursor",
+        f"{_ASYNC}.command_cursor.AsyncRawBatchCommandCursor",
     ),
     **_all(
         _MADE,
