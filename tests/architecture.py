@@ -45,6 +45,7 @@ VALUES = (
     "options",
     "filter",
     "interfaces",
+    "listening",
     "_pymongo",
     "rawbson",
     "uri",
@@ -73,7 +74,7 @@ API = (
     "testing",
 )
 APPLICATIONS = ("settings", "service", "oplog", "replicator", "storage", "web")
-COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog")
+COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog", "web.reactorthread")
 
 MODULE_CODE_LINES = 700
 FUNCTION_CODE_LINES = 60

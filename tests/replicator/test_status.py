@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
 from txmongokit.replicator.cutover import Controls, State
-from txmongokit.replicator.status import EndpointError, Snapshot, StatusSite, listening_place
+from txmongokit.replicator.status import Snapshot, StatusSite
 
 
 class FakeReplication:
@@ -205,41 +205,3 @@ class TokenTests(SiteTests):
             self.assertEqual(headers["www-authenticate"], "bearer")
             self.assertEqual(self.post("pause", Authorization=shown)[0], 401)
         self.assertEqual(self.replication.told, [])
-
-
-class PlaceTests(SynchronousTestCase):
-    """
-    Where it may listen.
-    """
-
-    def test_this_machine(self) -> None:
-        """Without a token, this machine alone."""
-        for given, place in (
-            ("8080", "tcp:8080:interface=127.0.0.1"),
-            ("tcp:8080", "tcp:8080:interface=127.0.0.1"),
-            ("tcp:8080:interface=127.0.0.9", "tcp:8080:interface=127.0.0.9"),
-            ("tcp:8080:interface=localhost", "tcp:8080:interface=localhost"),
-            (r"tcp6:8080:interface=\:\:1", r"tcp6:8080:interface=\:\:1"),
-            ("unix:/run/mongosync", "unix:/run/mongosync"),
-        ):
-            self.assertEqual(listening_place(given, has_token=False), place)
-
-    def test_other_machines(self) -> None:
-        """Others can come only where a token is asked for."""
-        for given in (
-            "tcp:8080:interface=0.0.0.0",
-            "tcp:8080:interface=10.0.0.1",
-            "tcp:8080:interface=",
-            "tcp6:8080",
-            "ssl:8443",
-            "systemd:domain=INET:index=0",
-        ):
-            error = self.assertRaises(EndpointError, listening_place, given, has_token=False)
-            self.assertIn("--status-token-file", str(error))
-            self.assertEqual(listening_place(given, has_token=True), given)
-        self.assertEqual(listening_place("tcp:8080", has_token=True), "tcp:8080")
-
-    def test_nonsense(self) -> None:
-        """What is no endpoint."""
-        for given in ("", "tcp", "tcp:", ":8080"):
-            self.assertRaises(EndpointError, listening_place, given, has_token=True)

@@ -21,9 +21,9 @@ from urllib.parse import quote_plus
 from twisted.python import usage
 
 from txmongokit import __version__
+from txmongokit.listening import EndpointError, listening_place
 from txmongokit.replicator.segments import DEFAULT_TASKS
 from txmongokit.replicator.selection import Selection, SelectionError
-from txmongokit.replicator.status import EndpointError, listening_place
 
 __all__ = [
     "Arguments",
@@ -452,7 +452,12 @@ def _status(found: Any) -> str | None:
             raise ArgumentsError("--status-token-file belongs to --status: give that, too")
         return None
     try:
-        return listening_place(found.status, has_token=found.status_token_file is not None)
+        return listening_place(
+            found.status,
+            has_token=found.status_token_file is not None,
+            option="--status",
+            token_option="--status-token-file",
+        )
     except EndpointError as error:
         raise ArgumentsError(str(error)) from None
 

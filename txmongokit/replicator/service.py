@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from txmongokit.listening import EndpointError
 from txmongokit.replicator.arguments import Arguments, redacted
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import (
@@ -51,7 +52,6 @@ from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
 from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
-from txmongokit.replicator.status import EndpointError
 from txmongokit.replicator.supervision import Supervision
 from txmongokit.replicator.tailer import OplogGap, Tailer
 from txmongokit.replicator.window import Window, WindowWriter

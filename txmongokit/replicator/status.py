@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -22,19 +20,14 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from txmongokit.listening import bearer_token, page_refusal
 from txmongokit.replicator.cutover import Controls, IllegalTransition, State
 from txmongokit.replicator.start import show_position
 
-__all__ = ["EndpointError", "Snapshot", "StatusSite", "listening_place"]
+__all__ = ["Snapshot", "StatusSite"]
 
-_LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
 _MOST_BODY = 10_000
-
-
-class EndpointError(ValueError):
-    """
-    The status page cannot be offered there: one sentence with the mend.
-    """
+_TOKEN_OPTION = "--status-token-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,48 +150,6 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def listening_place(endpoint: str, *, has_token: bool) -> str:
-    """
-    Where to listen, as a server endpoint's description.
-
-    @param endpoint: such as C{tcp:8080:interface=127.0.0.1}, C{tcp:8080}
-        (this machine alone), C{8080}, or C{unix:/run/mongosync}.
-    @param has_token: whether requests have to show a token.
-
-    @raise EndpointError: other machines could come, and there is no token.
-    """
-    text = f"tcp:{endpoint}" if endpoint.isdigit() else endpoint
-    parts = re.split(r"(?<!\\):", text)
-    kind = parts[0]
-    if not all(parts) or len(parts) < 2:
-        raise EndpointError(
-            f"--status {endpoint!r} must be an endpoint such as tcp:8080 or "
-            "tcp:8080:interface=127.0.0.1"
-        )
-    if kind == "unix":
-        return text
-    interface = next(
-        (part.partition("=")[2] for part in parts[2:] if part.startswith("interface=")), None
-    )
-    if interface is None and kind == "tcp" and not has_token:
-        return f"{text}:interface=127.0.0.1"
-    if not has_token and not _is_loopback((interface or "").replace("\\", "")):
-        raise EndpointError(
-            f"--status {endpoint!r} can be reached from other machines: add "
-            "interface=127.0.0.1, or protect it with --status-token-file"
-        )
-    return text
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() in _LOCAL_NAMES:
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 class StatusSite:
     """
     The pages, and who may see them.
@@ -231,7 +182,7 @@ class StatusSite:
         """
         Begin to answer.
 
-        @param place: from L{listening_place}.
+        @param place: from L{txmongokit.listening.listening_place}.
         @return: fires with the port, which is to be closed.
         """
         site = _QuietSite(self.root, reactor=reactor)
@@ -243,19 +194,14 @@ class StatusSite:
         Why a request is not answered; C{None} where it is.
         """
         if self._token is not None:
-            given = (request.getHeader(b"authorization") or b"").partition(b" ")
-            scheme, shown = given[0].lower(), given[2].strip()
-            if scheme != b"bearer" or not hmac.compare_digest(shown, self._token.encode()):
-                return 401, "show the token of --status-token-file as 'Authorization: Bearer'"
+            shown = bearer_token(request.getHeader(b"authorization"))
+            if shown is None or not hmac.compare_digest(shown, self._token.encode()):
+                return 401, f"show the token of {_TOKEN_OPTION} as 'Authorization: Bearer'"
             return None
-        # Without a token, a web page that somebody on this machine looks at must not get in, be
-        # it by a form or by a name that leads here.
-        host = (request.getHeader(b"host") or b"localhost").decode("latin-1")
-        if request.getHeader(b"origin") is not None:
-            return 403, "orders from web pages are not taken"
-        if not _is_loopback(re.sub(r":\d+\Z", "", host)):
-            return 403, "ask for 127.0.0.1 or localhost, or use --status-token-file"
-        return None
+        refusal = page_refusal(
+            request.getHeader(b"host"), request.getHeader(b"origin"), _TOKEN_OPTION
+        )
+        return None if refusal is None else (403, refusal)
 
     def order(self, verb: str, body: Mapping[str, Any]) -> None:
         """

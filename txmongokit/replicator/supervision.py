@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txmongokit.connection import ConnectionPool
+from txmongokit.listening import EndpointError
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.cloning import CloneProgress
 from txmongokit.replicator.comparison import Report
@@ -23,7 +24,7 @@ from txmongokit.replicator.cutover import Controls, CutOver, NotEqual, State, Wr
 from txmongokit.replicator.headroom import Headroom
 from txmongokit.replicator.replication import Progress, Replication
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal, record_committed
-from txmongokit.replicator.status import EndpointError, Snapshot, StatusSite
+from txmongokit.replicator.status import Snapshot, StatusSite
 from txmongokit.replicator.verification import Follower, Verification
 
 __all__ = ["Supervision"]
