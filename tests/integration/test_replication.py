@@ -623,6 +623,19 @@ class BadInputTests(SynchronousTestCase):
         with standalone() as alone:
             self.assert_refused("--from", alone.uri, saying="--replSet")
 
+    def test_shard(self) -> None:
+        """One shard of a cluster is no source and no destination."""
+        with replica_set(name="shard", arguments=("--shardsvr",)) as shard:
+            self.assert_refused("--from", shard.uri, saying="is a shard")
+            self.assert_refused("--to", shard.uri, saying="only its mongos")
+
+    def test_older_destination(self) -> None:
+        """A destination that is not allowed what the source is does not know all it writes."""
+        version = self.pair.here.server_info()["versionArray"]
+        before = {4: "4.2", 5: "4.4", 6: "5.0"}[version[0]]
+        self.pair.there["admin"].command("setFeatureCompatibilityVersion", before)
+        self.assert_refused(saying=f"featureCompatibilityVersion {before}")
+
     def test_same_deployment(self) -> None:
         """Source and destination are the same."""
         self.assert_refused("--to", self.pair.source.uri, saying="--rename", there=self.pair.there)

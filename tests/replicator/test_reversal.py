@@ -131,3 +131,20 @@ class CommittedTests(SynchronousTestCase):
             error = self.failureResultOf(Deferred.fromCoroutine(preparing), ReversalError).value
             self.assertIn(word, str(error))
             self.assertEqual(source.runner.commands, [])
+
+    def test_prepare_downwards(self) -> None:
+        """There is no way back to a server that is older."""
+        document = {"_id": "k", "seq": Int64(7), "committed": _COMMITTED}
+
+        def described(version: list[int]) -> list[Any]:
+            return [
+                {"setName": "rs", "ok": 1},
+                {"versionArray": version, "ok": 1},
+                *[refused(13)] * 3,
+            ]
+
+        source = fake_pool(*described([5, 0, 4]))
+        destination = fake_pool(cursor_reply([document]), *described([6, 0, 5]))
+        preparing = prepare_reversal(source, destination, "k", parse(["--from", "a", "--to", "b"]))
+        error = self.failureResultOf(Deferred.fromCoroutine(preparing), ReversalError).value
+        self.assertIn("the former source is of version 5.0.4", str(error))

@@ -14,7 +14,13 @@ from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.checkpoint import CheckpointStore, FencedError, ForeignCheckpointError
-from txmongokit.replicator.inspection import Deployment, DeploymentError, inspect, same_deployment
+from txmongokit.replicator.inspection import (
+    Deployment,
+    DeploymentError,
+    check_destination,
+    check_source,
+    inspect,
+)
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal
 from txmongokit.replicator.selection import SelectionError
@@ -86,15 +92,10 @@ async def _inspected(
 ) -> Deployment:
     """What the source is, if the two may be a source and its copy."""
     source, destination = await inspect(source_pool), await inspect(destination_pool)
-    if source.is_mongos or destination.is_mongos:
-        raise DeploymentError("this version cannot deal with a mongos: name a replica set")
-    if source.set_name is None:
-        raise DeploymentError("the source is a standalone server: name a replica set")
-    if same_deployment(source, destination) and not arguments.selection.covers_renames():
-        raise DeploymentError(
-            "source and destination are the same deployment: name another destination, or give "
-            "--ns and a --rename for each of its namespaces"
-        )
+    check_source(source, "the source")
+    check_destination(
+        source, destination, "the destination", renamed=arguments.selection.covers_renames()
+    )
     return source
 
 

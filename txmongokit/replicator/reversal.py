@@ -28,7 +28,7 @@ from txmongokit.replicator.checkpoint import (
     FencedError,
 )
 from txmongokit.replicator.entries import from_timestamp, timestamp
-from txmongokit.replicator.inspection import inspect
+from txmongokit.replicator.inspection import DeploymentError, check_versions, inspect
 from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.start import show_position
 
@@ -195,6 +195,10 @@ async def prepare_reversal(
         )
     selection = reversed_selection(arguments.selection)
     there = await inspect(destination)
+    try:
+        check_versions(there, await inspect(source), "the former source")
+    except DeploymentError as error:
+        raise ReversalError(str(error)) from error
     store = CheckpointStore(
         source,
         f"{there.set_name} {selection.fingerprint()}",

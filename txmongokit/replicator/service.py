@@ -34,8 +34,10 @@ from txmongokit.replicator.initial import CloneRun
 from txmongokit.replicator.inspection import (
     Deployment,
     DeploymentError,
+    check_destination,
+    check_source,
+    check_versions,
     inspect,
-    same_deployment,
 )
 from txmongokit.replicator.ledger import COPY
 from txmongokit.replicator.patience import Patience
@@ -223,7 +225,7 @@ class MongosyncService(Service):
         self._destination = connect(self._reactor, arguments.destination, "destination")
         source = await self._inspect(self._source, arguments.source, "source")
         tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
-        self._check_source(source)
+        check_source(source, f"source {redacted(arguments.source)}")
         bounds = await tailer.bounds()
         if bounds is None:
             raise DeploymentError(
@@ -231,7 +233,10 @@ class MongosyncService(Service):
                 f"{arguments.oplog_namespace}: name a member of a replica set"
             )
         destination = await self._inspect(self._destination, arguments.destination, "destination")
-        self._check_destination(source, destination)
+        shown = f"destination {redacted(arguments.destination)}"
+        check_destination(source, destination, shown, renamed=arguments.selection.covers_renames())
+        check_versions(source, destination, shown)
+        self._check_standalone(destination, shown)
         store = CheckpointStore(
             self._destination, checkpoint_key(source, arguments), _about(source, arguments)
         )
@@ -273,37 +278,12 @@ class MongosyncService(Service):
             bounds = await tailer.bounds() or bounds
         return bounds
 
-    def _check_source(self, source: Deployment) -> None:
-        shown = redacted(self._arguments.source)
-        if source.is_mongos:
-            raise DeploymentError(
-                f"source {shown} is a mongos: name the replica set of each shard, one after "
-                "the other"
-            )
-        if source.set_name is None:
-            raise DeploymentError(
-                f"source {shown} is a standalone server, which has no oplog: restart it with "
-                "--replSet and run rs.initiate()"
-            )
-
-    def _check_destination(self, source: Deployment, destination: Deployment) -> None:
-        arguments = self._arguments
-        shown = redacted(arguments.destination)
-        if destination.is_mongos:
-            raise DeploymentError(
-                f"destination {shown} is a mongos, which this version does not write to: name a "
-                "replica set"
-            )
-        if same_deployment(source, destination) and not arguments.selection.covers_renames():
-            raise DeploymentError(
-                f"source and destination {shown} are the same deployment: name another "
-                "destination, or give --ns and a --rename for each of its namespaces"
-            )
+    def _check_standalone(self, destination: Deployment, shown: str) -> None:
         standalone = destination.set_name is None
-        if standalone and destination.version >= (6, 2) and not arguments.at_least_once:
+        if standalone and destination.version >= (6, 2) and not self._arguments.at_least_once:
             raise DeploymentError(
-                f"destination {shown} is a standalone server of a version without atomic "
-                "applyOps: use a replica set, or give --at-least-once"
+                f"{shown} is a standalone server of a version without atomic applyOps: use a "
+                "replica set, or give --at-least-once"
             )
 
     async def _verify_start(self, tailer: Tailer, start: StartPoint) -> int:
