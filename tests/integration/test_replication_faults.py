@@ -55,11 +55,11 @@ class FaultTests(SynchronousTestCase):
                 self.addCleanup(thaw, member)
         return pair
 
-    def follow(self, pair: Pair) -> subprocess.Popen[str]:
+    def follow(self, pair: Pair, *arguments: str) -> subprocess.Popen[str]:
         """A replicator that follows, and has replicated something."""
         pair.here["app"]["users"].insert_one({"_id": "first"})
         ends = ("--from", watchful(pair.source), "--to", watchful(pair.destination))
-        process = pair.start(*ends, *_OFF, "-f")
+        process = pair.start(*ends, *_OFF, "-f", *arguments)
         copy = pair.there["app"]["users"]
         wait_for(lambda: copy.find_one({"_id": "first"}), "the first document")
         return process
@@ -96,6 +96,22 @@ class FaultTests(SynchronousTestCase):
             thaw(frozen.members[0])
             users.insert_many([{"n": number} for number in range(100)])
         self.assert_arrives(pair, process)
+
+    def test_end_of_patience(self) -> None:
+        """A server that stays away for longer than it is to be waited for ends it."""
+        pair = self.pair()
+        to = f"{watchful(pair.destination)}&serverSelectionTimeoutMS=500"
+        process = self.follow(pair, "--patience", "1.5", "--to", to)
+        pair.destination.members[0].kill()
+        pair.here["app"]["users"].insert_one({"_id": "second"})
+        output, _ = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 1, output)
+        self.assertIn("trying again", output)
+        self.assertNotIn("Traceback", output)
+        pair.destination.members[0].restart()
+        status, output = pair.run(*_OFF)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(pair.there["app"]["users"].count_documents({}), 2)
 
     def test_silent_primaries(self) -> None:
         """A primary that goes silent for good is left for the next one, on either side."""

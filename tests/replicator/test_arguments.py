@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import FrozenInstanceError
+from math import inf
 from pathlib import Path
 
 from hypothesis import given
@@ -693,6 +694,18 @@ class WatchingTests(ArgumentsCase):
             ["--headroom-warning", "-1"],
         ):
             self.assertIn(argv[0], self.refused(*argv))
+
+    def test_patience(self) -> None:
+        """
+        Ten minutes, or what is asked for; 0 is for ever, also in a
+        verification.
+        """
+        self.assertEqual(self.parsed().patience, 600.0)
+        self.assertEqual(self.parsed("--patience", "1.5").patience, 1.5)
+        self.assertEqual(self.parsed("--patience", "0").patience, inf)
+        self.assertEqual(parse_verify(["--from", "a", "--patience", "9"]).patience, 9.0)
+        for wrong in ("-1", "long", "nan", "inf", "1e11"):
+            self.assertIn(f"--patience {wrong!r}", self.refused("--patience", wrong))
 
     def test_subcommands(self) -> None:
         """

@@ -4,6 +4,8 @@ Tests for L{txmongokit.replicator.patience}.
 
 from __future__ import annotations
 
+from math import inf
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,6 +22,7 @@ class PatienceTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A minute of patience."""
         self.clock = Clock()
+        self.seconds = 60.0
         self.tries: list[bool] = []
 
     def trying(self, *outcomes: PyMongoError | str) -> Deferred[str]:
@@ -33,7 +36,7 @@ class PatienceTests(SynchronousTestCase):
                 raise outcome
             return outcome
 
-        patience = Patience(self.clock, 60.0)
+        patience = Patience(self.clock, self.seconds)
         return Deferred.fromCoroutine(patience.keep_trying(attempt, "there"))
 
     def test_success(self) -> None:
@@ -78,6 +81,15 @@ class PatienceTests(SynchronousTestCase):
         self.failureResultOf(waiting, AutoReconnect)
         self.assertGreater(len(self.tries), 25)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_for_ever(self) -> None:
+        """Patience without an end outlasts a night."""
+        self.seconds = inf
+        waiting = self.trying(AutoReconnect("gone"))
+        self.clock.pump([2.0] * 4 * 3600)
+        self.assertNoResult(waiting)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
 
     def test_cancelled(self) -> None:
         """Cancelling ends the waiting."""

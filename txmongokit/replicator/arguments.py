@@ -9,6 +9,7 @@ values, and lets the last of a repeated option win.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from twisted.python import usage
 
 from txmongokit import __version__
 from txmongokit.listening import EndpointError, listening_place
+from txmongokit.replicator.patience import LIMIT
 from txmongokit.replicator.segments import DEFAULT_TASKS
 from txmongokit.replicator.selection import Selection, SelectionError
 
@@ -79,6 +81,8 @@ class Arguments:
     @ivar generations: how often a verification looks at what differs.
     @ivar settle: how many seconds a verification waits for a replication
         that stands still.
+    @ivar patience: how many seconds to keep trying while a server is away;
+        infinity for ever.
     """
 
     source: str
@@ -103,6 +107,7 @@ class Arguments:
     headroom_warning: float = 900.0
     generations: int = 5
     settle: float = 30.0
+    patience: float = LIMIT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -207,7 +212,18 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         help="apply source transactions of more than MB (default: 256) in parts (without it, such "
         "a one stops the replication)",
     )
+    _add_patience(other)
     _add_log(other)
+
+
+def _add_patience(group: Any) -> None:
+    group.add_argument(
+        "--patience",
+        default=f"{LIMIT:g}",
+        metavar="SECONDS",
+        help="keep trying so long while a server is away, changes its role or has no room "
+        f"(default: {LIMIT:g}; 0 for ever)",
+    )
 
 
 def _add_log(other: Any) -> None:
@@ -352,6 +368,7 @@ def parse_verify(argv: Sequence[str]) -> Arguments:
         metavar="SECONDS",
         help="wait so long for a replication that stands still (default: 30)",
     )
+    _add_patience(how)
     given, arguments = _parse_part(parser, argv)
     return replace(
         arguments,
@@ -437,6 +454,7 @@ def _arguments(found: Any) -> Arguments:
         clone=found.clone,
         clone_tasks=_clone_tasks(found, option),
         drop=found.drop,
+        patience=_number(found.patience, "--patience", 0) or math.inf,
     )
 
 

@@ -111,7 +111,7 @@ async def _compare(
         destination_pool, checkpoint_key(source, arguments), {"source": source.identity}
     )
 
-    patience = Patience(reactor)
+    patience = Patience(reactor, arguments.patience)
 
     async def position() -> int | None:
         checkpoint = await patience.keep_trying(lambda again: store.load(), "destination")
@@ -124,6 +124,7 @@ async def _compare(
         arguments.selection,
         Follower(reactor, position, arguments.settle),
         generations=arguments.generations,
+        patience=patience,
     )
     report = await verification.run()
     for line in report.lines():

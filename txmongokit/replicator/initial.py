@@ -47,7 +47,7 @@ class CloneRun:
         self._reactor = reactor
         self._arguments = arguments
         self._destination = destination
-        self._patience = Patience(reactor)
+        self._patience = Patience(reactor, arguments.patience)
         self._ledger = Ledger(destination, key, self._patience)
         self._sync = InitialSync(
             reactor,

@@ -37,7 +37,8 @@ class Patience:
     """
     How long to keep trying.
 
-    @param seconds: from the first failure to the last attempt.
+    @param seconds: from the first failure to the last attempt; infinity
+        for ever.
     """
 
     _log = Logger()

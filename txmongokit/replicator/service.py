@@ -224,7 +224,7 @@ class MongosyncService(Service):
         self._source = connect(self._reactor, arguments.source, "source")
         self._destination = connect(self._reactor, arguments.destination, "destination")
         source = await self._inspect(self._source, arguments.source, "source")
-        tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
+        tailer = self._tailer(self._source)
         check_source(source, f"source {redacted(arguments.source)}")
         bounds = await tailer.bounds()
         if bounds is None:
@@ -266,6 +266,10 @@ class MongosyncService(Service):
             self._log.warn("{warning}", warning=warning)
         first = _first(start, await self._verify_start(tailer, start))
         await self._go(tailer, store, stored, start, first, destination, bounds[1], clone)
+
+    def _tailer(self, source: ConnectionPool) -> Tailer:
+        arguments = self._arguments
+        return Tailer(self._reactor, source, arguments.oplog_namespace, patience=arguments.patience)
 
     async def _caught_up(
         self, tailer: Tailer, bounds: tuple[int, int], position: int
@@ -315,7 +319,7 @@ class MongosyncService(Service):
         assert self._destination is not None
         pool = self._destination
         catalog = Catalog(pool)
-        patience = Patience(self._reactor)
+        patience = Patience(self._reactor, arguments.patience)
         writer: BatchWriter
         if arguments.dry_run:
             checkpoint = stored if stored is not None and start.from_checkpoint else first
@@ -377,7 +381,7 @@ class MongosyncService(Service):
         """Replicate from a checkpoint to a position, or for ever; where it then is."""
         arguments = self._arguments
         assert self._source is not None
-        tailer = Tailer(self._reactor, self._source, arguments.oplog_namespace)
+        tailer = self._tailer(self._source)
         tailer.start(checkpoint.position, verify=checkpoint.applied, term=checkpoint.term)
         replication = self._replication = Replication(
             self._reactor,

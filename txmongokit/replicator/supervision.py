@@ -22,6 +22,7 @@ from txmongokit.replicator.cloning import CloneProgress
 from txmongokit.replicator.comparison import Report
 from txmongokit.replicator.cutover import Controls, CutOver, NotEqual, State, WritesGoOn
 from txmongokit.replicator.headroom import Headroom
+from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import Progress, Replication
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal, record_committed
 from txmongokit.replicator.status import Snapshot, StatusSite
@@ -246,7 +247,12 @@ class Supervision:
         self, source: ConnectionPool, destination: ConnectionPool, follower: Follower
     ) -> Report:
         self._verification = Verification(
-            self._reactor, source, destination, self._arguments.selection, follower
+            self._reactor,
+            source,
+            destination,
+            self._arguments.selection,
+            follower,
+            patience=Patience(self._reactor, self._arguments.patience),
         )
         self._log.info("verifying")
         report = await self._verification.run()

@@ -176,6 +176,7 @@ class Verification:
 
     @param follower: tells when the replication has passed.
     @param generations: how often to look at the same thing.
+    @param patience: how long to wait for servers that are away.
     @ivar report: what was found so far.
     @ivar namespace: what is being compared, for people to read.
     """
@@ -191,6 +192,7 @@ class Verification:
         follower: Follower,
         *,
         generations: int = 5,
+        patience: Patience | None = None,
     ) -> None:
         self.report = Report()
         self.namespace = ""
@@ -199,7 +201,7 @@ class Verification:
         self._selection = selection
         self._follower = follower
         self._generations = generations
-        self._patience = Patience(reactor)
+        self._patience = patience or Patience(reactor)
         self._suspects: list[_Suspect] = []
         self._suspect_bytes = 0
         self._started = self._logged = 0.0
