@@ -120,6 +120,7 @@ _MORE_THIRD_PARTIES = {
     "connection": ("twisted", "zope.interface", "typing_extensions"),
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
+    "web": ("cryptography", "jaraco.modb", "klein"),
 }
 
 _PUBLIC_PYMONGO = frozenset(
