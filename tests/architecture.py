@@ -70,6 +70,7 @@ API = (
     "gridfs",
     "_gridfs",
     "connection",
+    "_masterslave",
     "masterslave",
     "testing",
 )
@@ -118,6 +119,7 @@ _MORE_THIRD_PARTIES = {
     # Its TypeVar has defaults, for mypy alone.
     "database": ("typing_extensions",),
     "connection": ("twisted", "zope.interface", "typing_extensions"),
+    "masterslave": ("zope.interface", "typing_extensions"),
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
     "web": ("cryptography", "jaraco.modb", "klein"),

@@ -1,0 +1,3 @@
+"""
+The parts of L{txmongokit.masterslave}.
+"""

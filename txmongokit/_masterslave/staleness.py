@@ -1,0 +1,317 @@
+"""
+How far slaves are behind their master, found out beside the reads.
+
+A slave is as stale as the oldest write of its master that it has not got.
+What it has got is told by a position in the master's oplog: that of its last
+write, for a member of the master's own set, and that of the replicator's
+checkpoint for any other server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson.timestamp import Timestamp
+from pymongo.read_preferences import ReadPreference
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txmongokit._sansio.commands.base import CommandOptions, RunCommand
+from txmongokit.connection import ConnectionPool
+from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.types import Address
+
+__all__ = ["Staleness"]
+
+# How long one command of a measurement may take, in seconds.
+_PATIENCE = 5.0
+_NOT_AUTHORIZED = 13
+# Where the replicator keeps its checkpoints, and what it calls the phase of a
+# clone that is done.
+_CHECKPOINTS = ("txmongokit", "mongosync")
+_CLONED = "done"
+# More replications of one source into one slave than anybody has.
+_MOST_CHECKPOINTS = 1000
+# Entries that no slave waits for.
+_OWN = re.compile(r"\Aconfig\.")
+
+
+class _UnknownLag(Exception):
+    """
+    Nobody can tell how far a slave is behind: one sentence with the cause.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Master:
+    """
+    The master at one moment.
+
+    @ivar newest: the position of its last write.
+    @ivar clock: its clock.
+    """
+
+    set_name: str
+    hosts: frozenset[str]
+    newest: Timestamp
+    clock: datetime
+
+
+class Staleness:
+    """
+    How far slaves are behind their master.
+
+    While nothing is learnt of a slave, it is taken to get no new writes: so
+    what is told here is never less than what is true, but for the time that
+    a write is under way.
+
+    @param limit: of seconds that a slave may be behind.
+    @param interval: seconds between two measurements.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        master: ConnectionPool[Any],
+        slaves: Sequence[ConnectionPool[Any]],
+        limit: float,
+        interval: float,
+    ) -> None:
+        self._master = master
+        self._slaves = slaves
+        self._limit = limit
+        self._interval = interval
+        # The lag of each, and when it was measured.
+        self._found: list[tuple[float, float] | None] = [None] * len(slaves)
+        self._reasons = ["it has not been measured yet"] * len(slaves)
+        self._was_fresh: list[bool | None] = [None] * len(slaves)
+        self._running: Deferred[None] | None = None
+        self._measured = False
+        self._waiting: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """
+        Measure now and from now on.
+        """
+        if self._running is None:
+            # No limit or session of whoever reads first is the measurements'.
+            self._running = Context().run(Deferred.fromCoroutine, self._measure_on())
+            self._running.addErrback(self._ended)
+
+    def stop(self) -> None:
+        """
+        Measure no more.
+        """
+        if self._running is not None:
+            self._running.cancel()
+        self._tell()
+
+    def _ended(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self._log.failure("the staleness of slaves is not measured any more", failure)
+        self._tell()
+
+    def first(self) -> Deferred[None]:
+        """
+        @return: fires when something has been measured, or could not be.
+        """
+        if self._measured:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def _tell(self) -> None:
+        self._measured = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    def lag(self, number: int) -> float | None:
+        """
+        How many seconds a slave is behind at most; C{None} where nobody knows.
+        """
+        found = self._found[number]
+        if found is None:
+            return None
+        lag, at = found
+        return lag + self._master.seconds() - at
+
+    def is_fresh(self, number: int) -> bool:
+        """
+        Whether a slave is within the limit.
+        """
+        lag = self.lag(number)
+        return lag is not None and lag <= self._limit
+
+    def explain(self, number: int) -> str:
+        """
+        Why a slave is not.
+        """
+        lag = self.lag(number)
+        if lag is None:
+            return f"nobody knows how far it is behind: {self._reasons[number]}"
+        reason = self._reasons[number]
+        told = f"it may be {lag:.1f} s behind, and max_staleness={self._limit:g}"
+        return f"{told} ({reason})" if reason else told
+
+    # Measuring.
+
+    async def _measure_on(self) -> None:
+        while True:
+            await self._measure()
+            self._report()
+            self._tell()
+            await self._master.sleep(self._interval)
+
+    def _report(self) -> None:
+        for number, slave in enumerate(self._slaves):
+            fresh, before = self.is_fresh(number), self._was_fresh[number]
+            self._was_fresh[number] = fresh
+            if fresh and before is False:
+                self._log.info("slave {number} ({slave}) is read again", number=number, slave=slave)
+            elif not fresh and before is not False:
+                self._log.warn(
+                    "slave {number} ({slave}) is not read: {reason}",
+                    number=number,
+                    slave=slave,
+                    reason=self.explain(number),
+                )
+
+    async def _measure(self) -> None:
+        at = self._master.seconds()
+        try:
+            master = await self._look_at_master()
+        except (PyMongoError, _UnknownLag) as error:
+            self._reasons = [f"the master does not tell: {error}"] * len(self._slaves)
+            return
+        await gatherResults(
+            [
+                Deferred.fromCoroutine(self._measure_slave(number, at, master))
+                for number in range(len(self._slaves))
+            ],
+            consumeErrors=True,
+        )
+
+    async def _measure_slave(self, number: int, at: float, master: _Master) -> None:
+        try:
+            position = await self._position(self._slaves[number], master)
+            lag = await self._lag(position, master)
+        except (PyMongoError, _UnknownLag) as error:
+            self._reasons[number] = str(error)
+            return
+        self._found[number] = lag, at
+        self._reasons[number] = ""
+
+    async def _look_at_master(self) -> _Master:
+        reply = await _ask(self._master, "admin", {"hello": 1})
+        position = _last_write(reply)
+        if position is None or "setName" not in reply:
+            raise _UnknownLag("it is no member of a replica set, so it has no oplog")
+        return _Master(
+            reply["setName"], frozenset(reply.get("hosts", ())), position, reply["localTime"]
+        )
+
+    async def _position(self, slave: ConnectionPool[Any], master: _Master) -> Timestamp:
+        """How far the one of a slave's servers is that is furthest behind."""
+        preference = slave.options.read_preference
+        await _ask(slave, "admin", {"hello": 1}, preference)
+        servers = slave.topology_description.apply_selector(preference)
+        positions = [await _position_at(slave, each.address, master) for each in servers]
+        if not positions:
+            raise _UnknownLag("none of its servers is known just now")
+        return min(positions)
+
+    async def _lag(self, position: Timestamp, master: _Master) -> float:
+        """How old the oldest write is that comes after a position, in seconds."""
+        if position >= master.newest:
+            return 0.0
+        query = {
+            "find": "oplog.rs",
+            # Many entries may be no writes: a master that nobody uses has one every ten seconds.
+            "filter": {"ts": {"$gt": position}, "op": {"$ne": "n"}, "ns": {"$not": _OWN}},
+            "projection": {"wall": 1},
+            "limit": 1,
+            "singleBatch": True,
+        }
+        try:
+            reply = await _ask(self._master, "local", query)
+        except OperationFailure as error:
+            if error.code != _NOT_AUTHORIZED:
+                raise
+            return float(max(0, master.newest.time - position.time))
+        missing = reply["cursor"]["firstBatch"]
+        if not missing:
+            return 0.0
+        wall: datetime = missing[0]["wall"]
+        return max(0.0, (master.clock - wall).total_seconds())
+
+
+async def _ask(
+    pool: ConnectionPool[Any],
+    database: str,
+    document: Mapping[str, Any],
+    preference: Any = ReadPreference.PRIMARY,
+    address: Address | None = None,
+) -> dict[str, Any]:
+    options = CommandOptions(read_preference=preference, timeout=_PATIENCE, timeout_given=True)
+    command = RunCommand(database, document, options)
+    command.address = address
+    reply: dict[str, Any] = await pool.run(command)
+    return reply
+
+
+def _last_write(hello: Mapping[str, Any]) -> Timestamp | None:
+    found = hello.get("lastWrite", {}).get("opTime", {}).get("ts")
+    return found if isinstance(found, Timestamp) else None
+
+
+async def _position_at(slave: ConnectionPool[Any], address: Address, master: _Master) -> Timestamp:
+    hello = await _ask(slave, "admin", {"hello": 1}, address=address)
+    if hello.get("setName") == master.set_name and master.hosts.intersection(
+        hello.get("hosts", ())
+    ):
+        position = _last_write(hello)
+        if position is None:
+            raise _UnknownLag("it does not tell its last write")
+        return position
+    database, collection = _CHECKPOINTS
+    query = {
+        "find": collection,
+        "filter": {"source.set": master.set_name},
+        "projection": {"ts": 1, "source": 1, "clone": 1, "committed": 1},
+        "limit": _MOST_CHECKPOINTS,
+        "singleBatch": True,
+        "batchSize": _MOST_CHECKPOINTS,
+        "$readPreference": {"mode": "secondaryPreferred"},
+    }
+    reply = await _ask(slave, database, query, address=address)
+    return _position_of(reply["cursor"]["firstBatch"], master)
+
+
+def _position_of(checkpoints: Sequence[Mapping[str, Any]], master: _Master) -> Timestamp:
+    """The position up to which everything is applied, by the replicators' checkpoints."""
+    if not checkpoints:
+        raise _UnknownLag(
+            "it is no member of the master's set, and has no checkpoint of a replicator from "
+            f"the set {master.set_name!r}: replicate with twistd mongosync"
+        )
+    if len({str(each["source"].get("id")) for each in checkpoints}) > 1:
+        raise _UnknownLag(
+            f"it has checkpoints of several sets that are named {master.set_name!r}: remove those "
+            "of the others"
+        )
+    for each in checkpoints:
+        if each.get("clone") is not None and each["clone"].get("phase") != _CLONED:
+            raise _UnknownLag("it is still being copied")
+        if each.get("committed") is not None:
+            raise _UnknownLag("its replication has ended with a cut-over")
+    position: Timestamp = min(each["ts"] for each in checkpoints)
+    return position
