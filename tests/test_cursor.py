@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import gc
 import math
+import weakref
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -72,6 +73,19 @@ class CursorTests(SynchronousTestCase):
         self.assertEqual(runner.bodies[1], {"getMore": 7, "collection": "things"})
         self.assertIs(runner.sessions[0], runner.sessions[1])
         self.assertEqual(runner.ended, [runner.sessions[0]])
+
+    def test_let_go(self) -> None:
+        """A cursor that nobody holds takes its documents along at once, not some time later."""
+
+        async def read() -> weakref.ref[Any]:
+            cursor = collection(self.two_batches()).find_raw_batches()
+            while await cursor.next_batch():
+                pass
+            return weakref.ref(cursor)
+
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(read()))())
 
     def test_await_and_yield(self) -> None:
         """Awaiting a cursor, yielding it and its Deferred all give the list."""

@@ -186,7 +186,8 @@ class CommandCursor(Generic[DocumentT]):
         timeout_mode: TimeoutMode | str | None = None,
         keeps_session: bool = False,
     ) -> None:
-        self._prepare(runner, lambda: command, command.options, session)
+        self._command = command
+        self._prepare(runner, command.options, session)
         self._batch_size = batch_size
         self._comment = comment
         self._raw = command.raw
@@ -203,12 +204,10 @@ class CommandCursor(Generic[DocumentT]):
     def _prepare(
         self,
         runner: IOperationRunner,
-        first_command: Callable[[], CursorCommand],
         options: CommandOptions,
         session: ClientSession | None,
     ) -> None:
         self._runner = runner
-        self._first_command = first_command
         self._options = options
         self._given_session = session
         self._session = bound_session(runner) if session is None else session_state(session)
@@ -398,6 +397,9 @@ class CommandCursor(Generic[DocumentT]):
         if not self._started:
             self._ends = self._runner.deadline(self._options)
         return self._ends
+
+    def _first_command(self) -> CursorCommand:
+        return self._command
 
     async def _advance(self, deadline: float | None) -> list[DocumentT]:
         try:
@@ -775,7 +777,7 @@ class Cursor(CursorCalls, CommandCursor[DocumentT]):
         timeout_mode: TimeoutMode | str | None = None,
         raw: bool = False,
     ) -> None:
-        self._prepare(runner, self._find, options, session)
+        self._prepare(runner, options, session)
         self._database = database
         self._collection = collection
         self._filter = filter
@@ -789,6 +791,9 @@ class Cursor(CursorCalls, CommandCursor[DocumentT]):
         self._set_timeout_mode(timeout_mode)
         self._timeout_mode = timeout_mode
         self._find()  # Wrong arguments are errors at once.
+
+    def _first_command(self) -> CursorCommand:
+        return self._find()
 
     def _find(self) -> Find:
         command = Find(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bson import Decimal128, Int64, MaxKey, MinKey, ObjectId
@@ -196,6 +198,22 @@ class DifferenceTests(SynchronousTestCase):
         """The buckets of a time series are compared, too."""
         self.pair.here["app"]["series"].insert_one({"at": _MOMENT, "n": 1})
         self.assert_found("app.system.buckets.series: the document with _id")
+
+    def test_memory(self) -> None:
+        """Large documents are in memory one after the other."""
+        large = b"x" * 15_000_000
+        for client in (self.pair.here, self.pair.there):
+            for number in range(14):
+                client["app"]["large"].insert_one({"_id": number, "data": large})
+        process = self.pair.start("-l", "warn", subcommand=("verify",))
+        status, most = Path(f"/proc/{process.pid}/status"), 0
+        while process.poll() is None:
+            lines = status.read_text(encoding="ascii").splitlines()
+            most = max([most, *(int(line.split()[1]) for line in lines if "VmHWM" in line)])
+            time.sleep(0.02)
+        output, _ = process.communicate()
+        self.assertEqual(process.returncode, 0, output)
+        self.assertLess(most, 200 * 1024)
 
     def test_many(self) -> None:
         """A hundred are named, all are counted."""
