@@ -1,5 +1,8 @@
 """
 GridFS over HTTP, with L{twisted.web}: files served and files taken.
+
+Web sessions have modules of their own: L{txmongokit.web.store},
+L{txmongokit.web.site} for L{twisted.web}.
 """
 
 from __future__ import annotations

@@ -267,4 +267,4 @@ class Leases:
 
 def _unanswered(failure: Any) -> None:
     failure.trap(PyMongoError, CancelledError)
-    _log.info("a session's lock ends by itself: {kind}", kind=failure.type.__name__)
+    _log.info("a session's lock ends by itself: {kind}", kind=type(failure.value).__name__)
