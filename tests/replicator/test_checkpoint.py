@@ -180,6 +180,18 @@ class StoreTests(SynchronousTestCase):
             settling = store(FakePool(stored(found))).settled(CURRENT, AT + 1)
             self.assertEqual(self.successResultOf(Deferred.fromCoroutine(settling)), expected)
 
+    def test_settled_by_another(self) -> None:
+        """Who takes over moves the sequence, too: that is no move of this one."""
+        taken = {**CURRENT.fields(), "seq": Int64(5)}
+        pool = FakePool(
+            cursor_reply([]), {"ok": 1, "value": taken}, stored(CURRENT, owner={"id": b"2" * 16})
+        )
+        tried = store(pool)
+        self.successResultOf(Deferred.fromCoroutine(tried.take_over(pool.start_session())))
+        settling = Deferred.fromCoroutine(tried.settled(CURRENT, AT))
+        error = self.failureResultOf(settling, FencedError).value
+        self.assertIn("another replicator", str(error))
+
     def test_settled_for_good(self) -> None:
         """What a new primary has must be what it keeps; a standalone server has only one."""
         following = CURRENT.advanced(AT + 1, 5)

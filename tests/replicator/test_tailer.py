@@ -18,7 +18,7 @@ from tests.replicator.fakes import fake_pool, refused
 from tests.replicator.test_entries import entry
 from txmongokit.errors import AutoReconnect, OperationFailure
 from txmongokit.replicator.entries import parse_entry
-from txmongokit.replicator.tailer import OplogGap, Tailer
+from txmongokit.replicator.tailer import OplogGap, Tailer, last_written
 
 SECOND = 100 << 32
 
@@ -247,3 +247,21 @@ class LookupTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(at(SECOND | 3))))
         here = Timestamp(100, 2)
         self.assertEqual(pool.runner.bodies[0]["filter"], {"ts": {"$gte": here, "$lte": here}})
+
+    def test_entry_at_another_member(self) -> None:
+        """Who has not come as far as what was read before answers later, not otherwise."""
+        pool = fake_pool(reply(1, 5), Deferred(), reply(3, cursor_id=0))
+        tailer = Tailer(Clock(), pool, "local.oplog.rs")
+        tailer.start(SECOND | 1, verify=False)
+        self.successResultOf(Deferred.fromCoroutine(tailer.next_batch()))
+        finding = Deferred.fromCoroutine(tailer.entry_at(SECOND | 3))
+        self.assertIsNotNone(self.successResultOf(finding))
+        session = pool.runner.sessions[-1]
+        self.assertEqual(session.operation_time, Timestamp(100, 5))
+        self.assertTrue(session.causal_consistency)
+
+    def test_last_written(self) -> None:
+        """Where the source's oplog ends."""
+        hello = {"lastWrite": {"opTime": {"ts": Timestamp(10, 3), "t": 1}}}
+        found = self.successResultOf(Deferred.fromCoroutine(last_written(fake_pool(hello))))
+        self.assertEqual(found, 10 << 32 | 3)

@@ -93,6 +93,12 @@ class SourceTransactionTests(SynchronousTestCase):
         commit = part(4, {"commitTransaction": 1, "commitTimestamp": Timestamp(100, 3)}, 2)
         self.assertEqual(self.identifiers(commit, stored), [1, 2])
 
+    def test_commit_of_nothing(self) -> None:
+        """A commit that does not say what it commits is an error, not an empty transaction."""
+        commit = part(4, {"commitTransaction": 1, "commitTimestamp": Timestamp(100, 3)}, 0)
+        error = self.failureResultOf(self.of(commit), UnsupportedEntry).value
+        self.assertIn("commitTransaction", str(error))
+
     def test_abort(self) -> None:
         """An abort makes nothing visible, and fetches nothing."""
         stored = Stored(part(1, {"applyOps": inserts(1), "prepare": True}, 0))

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bson import Timestamp
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.replicator.fakes import fake_pool
 from txmongokit.replicator.selection import Selection
-from txmongokit.replicator.verification import Follower, in_scope, last_written
+from txmongokit.replicator.verification import Follower, in_scope
 
 
 class FollowerTests(SynchronousTestCase):
@@ -66,12 +64,6 @@ class FollowerTests(SynchronousTestCase):
         self.assertNoResult(waiting)
         self.clock.advance(1)
         self.assertIs(self.successResultOf(waiting), True)
-
-    def test_last_written(self) -> None:
-        """Where the source's oplog ends."""
-        hello = {"lastWrite": {"opTime": {"ts": Timestamp(10, 3), "t": 1}}}
-        found = self.successResultOf(Deferred.fromCoroutine(last_written(fake_pool(hello))))
-        self.assertEqual(found, 10 << 32 | 3)
 
 
 class ScopeTests(SynchronousTestCase):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import bson
+from bson.codec_options import DEFAULT_CODEC_OPTIONS
 from bson.int64 import Int64
 from pymongo import ReturnDocument
 from pymongo.read_concern import ReadConcern
@@ -32,6 +33,10 @@ __all__ = ["Checkpoint", "CheckpointStore", "FencedError", "ForeignCheckpointErr
 DATABASE = "txmongokit"
 COLLECTION = "mongosync"
 _NOT_A_REPLICA_SET = 123
+_TAKEN_OVER = (
+    "the checkpoint in {namespace} has moved: another replicator has taken over this destination, "
+    "and this one stops"
+)
 # How long the members may take to agree on where it is.
 _SETTLING_MS = 10_000
 
@@ -155,9 +160,11 @@ class CheckpointStore:
         self.key = key
         self._about = dict(about)
         self._has_majority = True
+        self._owner: dict[str, Any] | None = None
         self._pool = pool
+        # The owner is compared, so it must come back as it went, whatever the URI says of UUIDs.
         self._collection: Collection[dict[str, Any]] = pool.get_database(
-            DATABASE, write_concern=WriteConcern("majority")
+            DATABASE, write_concern=WriteConcern("majority"), codec_options=DEFAULT_CODEC_OPTIONS
         )[COLLECTION]
 
     @property
@@ -208,6 +215,7 @@ class CheckpointStore:
                 "another replicator started on this destination at the same moment: "
                 "keep one of them"
             ) from error
+        self._owner = dict(session.session_id)
 
     async def take_over(
         self, session: ClientSession, position: Checkpoint | None = None
@@ -236,6 +244,7 @@ class CheckpointStore:
         )
         if taken is None:
             raise FencedError(f"the checkpoint in {self.namespace} was deleted while starting")
+        self._owner = dict(session.session_id)
         return Checkpoint.from_document(taken)
 
     async def _abort_transactions_of(self, owner: Mapping[str, Any]) -> None:
@@ -274,10 +283,7 @@ class CheckpointStore:
             retryable=session is None,
         )
         if reply["n"] != 1:
-            raise FencedError(
-                f"the checkpoint in {self.namespace} has moved: another replicator has taken "
-                "over this destination, and this one stops"
-            )
+            raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
 
     async def advance(self, current: Checkpoint, following: Checkpoint, patience: Patience) -> None:
         """
@@ -302,13 +308,22 @@ class CheckpointStore:
 
         What a new primary has may not be what it keeps, so the answer is one
         that a majority stands behind.
+
+        @raise FencedError: another replicator has taken over.  That moves the
+            sequence, too, and not always the position.
         """
-        stored = await self._load_settled()
-        if stored is None or stored.seq != current.seq + 1 or stored.position != position:
+        document = await self._load_settled()
+        if document is None:
+            return None
+        owner = document.get("owner")
+        if None not in (owner, self._owner) and owner != self._owner:
+            raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
+        stored = Checkpoint.from_document(document)
+        if stored.seq != current.seq + 1 or stored.position != position:
             return None
         return stored
 
-    async def _load_settled(self) -> Checkpoint | None:
+    async def _load_settled(self) -> dict[str, Any] | None:
         collection = self._collection
         if self._has_majority:
             collection = collection.with_options(read_concern=ReadConcern("linearizable"))
@@ -319,4 +334,4 @@ class CheckpointStore:
                 raise
             self._has_majority = False
             return await self._load_settled()
-        return None if document is None else Checkpoint.from_document(document)
+        return document

@@ -33,7 +33,7 @@ from txmongokit.replicator.ledger import CATCH_UP, COPY, Ledger, Piece
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.segments import DEFAULT_TASKS, Segment, how_many, segments
 from txmongokit.replicator.selection import Selection
-from txmongokit.replicator.tailer import OplogGap, Tailer
+from txmongokit.replicator.tailer import OPLOG, OplogGap, Tailer, last_written
 from txmongokit.replicator.writers import ApplyError, refusal
 
 __all__ = ["CloneError", "CloneProgress", "InitialSync", "run_command"]
@@ -390,7 +390,13 @@ class InitialSync:
 
     async def _window_end(self, current: Checkpoint, latest: int) -> int:
         """A position behind everything that was read; an entry's, if there is one soon."""
-        tailer = Tailer(self._reactor, self._source, "local.oplog.rs")
+        # What a process before this one has read, of a primary before this one, is not in
+        # C{latest}, and may be behind what a majority is known to have; but not behind the end.
+        written = await self._patience.keep_trying(
+            lambda again: last_written(self._source), "source"
+        )
+        latest = max(latest, written)
+        tailer = Tailer(self._reactor, self._source, OPLOG)
         for _ in range(_SETTLING):
             bounds = await self._patience.keep_trying(lambda again: tailer.bounds(), "source")
             if bounds is not None and bounds[0] > current.position:

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.replicator.comparison import Report
-from txmongokit.replicator.verification import Follower, last_written
+from txmongokit.replicator.tailer import last_written
+from txmongokit.replicator.verification import Follower
 
 __all__ = [
     "Controls",

@@ -4,6 +4,7 @@ Reading the source's oplog, as raw bytes, from a position on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, CursorType
@@ -20,13 +21,18 @@ from txmongokit.errors import CursorNotFound, PyMongoError
 from txmongokit.replicator.entries import from_timestamp, parse_entry, timestamp
 from txmongokit.replicator.patience import LIMIT, Patience, is_passing
 
-__all__ = ["OplogGap", "Tailer"]
+__all__ = ["OPLOG", "OplogGap", "Tailer", "last_written"]
+
+OPLOG = "local.oplog.rs"
+"""The oplog of every member of a replica set."""
 
 # CappedPositionLost and the change-stream form of the same thing: what was to
 # be read next has been overwritten.
 _OVERRUN = frozenset({136, 286})
 # A cursor that the server killed, or that lost its server: open a new one.
 _REOPEN = frozenset({43, 237, 175})
+# How long a member may take to know what another one knew (milliseconds).
+_CATCHING_UP_MS = 10_000
 
 
 class OplogGap(Exception):
@@ -59,6 +65,7 @@ class Tailer:
         database, _, name = namespace.partition(".")
         self.namespace = namespace
         self._reactor = reactor
+        self._pool = pool
         self._patience = patience
         self._oplog: Collection[dict[str, Any]] = pool.get_database(
             database, read_concern=ReadConcern("majority")
@@ -87,15 +94,28 @@ class Tailer:
         """
         The one entry at a position, for walking back through the parts of a
         transaction.
+
+        The member that is asked may be another one than that which was read
+        from: it answers when it is as far.
         """
         at = timestamp(position)
+        session = self._pool.start_session(causal_consistency=True)
+        session.advance_operation_time(timestamp(max(position, self._position)))
 
         async def attempt(again: bool) -> bytes | None:
-            cursor = self._oplog.find_raw_batches({"ts": {"$gte": at, "$lte": at}}, limit=-1)
+            cursor = self._oplog.find_raw_batches(
+                {"ts": {"$gte": at, "$lte": at}},
+                limit=-1,
+                session=session,
+                max_time_ms=_CATCHING_UP_MS,
+            )
             documents = await cursor.next_batch()
             return documents[0] if documents else None
 
-        return await Patience(self._reactor, self._patience).keep_trying(attempt, "source")
+        try:
+            return await Patience(self._reactor, self._patience).keep_trying(attempt, "source")
+        finally:
+            await session.end_session()
 
     @property
     def ready(self) -> bool:
@@ -221,6 +241,15 @@ class Tailer:
         Close the cursor.
         """
         self._give_up_cursor()
+
+
+async def last_written(pool: ConnectionPool) -> int:
+    """
+    The position of the last entry in a replica set's oplog; a majority may
+    not have it yet.
+    """
+    hello: Mapping[str, Any] = await pool["admin"].command("hello")
+    return from_timestamp(hello["lastWrite"]["opTime"]["ts"])
 
 
 def _overrun(position: int, found: int | None) -> str:

@@ -86,7 +86,10 @@ async def source_transaction(
         return []
     if entry.is_commit_transaction:
         if entry.prev_optime is None:
-            return []
+            raise UnsupportedEntry(
+                f"the commitTransaction at {entry.ts >> 32} does not say what it commits: use a "
+                "release that knows the source's version"
+            )
         return await _chain([], entry, entry_at, in_memory)
     if not entry.is_apply_ops:
         return None

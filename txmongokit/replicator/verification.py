@@ -42,11 +42,11 @@ from txmongokit.replicator.comparison import (
     option_differences,
     show_id,
 )
-from txmongokit.replicator.entries import from_timestamp
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.selection import Selection
+from txmongokit.replicator.tailer import last_written
 
-__all__ = ["Follower", "Listed", "Verification", "in_scope", "last_written"]
+__all__ = ["Follower", "Listed", "Verification", "in_scope"]
 
 ResultT = TypeVar("ResultT")
 
@@ -104,14 +104,6 @@ class Follower:
             if now is not None and now > reached:
                 reached, since = now, self._reactor.seconds()
         return True
-
-
-async def last_written(pool: ConnectionPool) -> int:
-    """
-    The position of the last entry in a replica set's oplog.
-    """
-    hello: Mapping[str, Any] = await pool["admin"].command("hello")
-    return from_timestamp(hello["lastWrite"]["opTime"]["ts"])
 
 
 @dataclass(frozen=True, slots=True)
