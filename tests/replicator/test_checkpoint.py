@@ -108,6 +108,14 @@ class StoreTests(SynchronousTestCase):
         concern = pool.runner.commands[0].options.write_concern.document
         self.assertEqual(concern, {"w": "majority"})
 
+    def test_create_without_window(self) -> None:
+        """No window is not stored as what servers take for the present time."""
+        pool = FakePool({"ok": 1, "n": 1})
+        first = Checkpoint(seq=0, position=AT, term=5)
+        creating = store(pool).create(first, pool.start_session())
+        self.successResultOf(Deferred.fromCoroutine(creating))
+        self.assertEqual(pool.runner.statements()[0]["window_end"], Timestamp(0, 1))
+
     def test_create_too_late(self) -> None:
         """Where another one was first, this one gives up."""
         error = {"index": 0, "code": 11000, "errmsg": "E11000"}

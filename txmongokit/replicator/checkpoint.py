@@ -200,12 +200,14 @@ class CheckpointStore:
 
         @raise FencedError: somebody else just did.
         """
+        # In an inserted document servers take Timestamp(0, 0) for the present time.
+        fields = {**checkpoint.fields(), "window_end": timestamp(checkpoint.window_end or 1)}
         try:
             await self._collection.insert_one(
                 {
                     "_id": self.key,
                     **self._about,
-                    **checkpoint.fields(),
+                    **fields,
                     "owner": dict(session.session_id),
                     "started": datetime.now(UTC),
                 }
