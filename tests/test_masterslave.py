@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.int64 import Int64
 from bson.son import SON
+from bson.timestamp import Timestamp
+from pymongo import timeout
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Nearest, ReadPreference
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
@@ -820,6 +823,263 @@ class OptionsTests(SplitTestCase):
             connection.databse_names()
         self.assertEqual(connection.read_preference, ReadPreference.PRIMARY)
         self.assertEqual(connection.read_concern, ReadConcern())
+
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class StalenessTests(SplitTestCase):
+    """
+    Slaves that are too far behind are left out.
+    """
+
+    def setUp(self) -> None:
+        """
+        The master's set is C{rs}; C{a} is fed by a replicator, C{b} is a member.
+        """
+        super().setUp()
+        self.hosts["m"].member("rs", ["m:27017", "b:27017"], "m:27017")
+        self.hosts["b"].member("rs", ["m:27017", "b:27017"], "m:27017")
+        self.slaves[1] = self.pool("b", directConnection=True)
+        self.written(10)
+        self.position = Timestamp(10, 1)
+        self.checkpoints: list[dict[str, Any]] = [{"source": {"set": "rs", "id": 1}}]
+        self.missing: dict[str, Any] | None = None
+        self.hosts["a"].on_command = self.checkpoint
+        self.hosts["m"].on_command = self.oplog
+        self.hosts["m"].on_hello = None
+
+    def written(self, seconds: int, member: int | None = None) -> None:
+        """The master's last write was then, and that of C{b} then or at another time."""
+        for host, at in (("m", seconds), ("b", seconds if member is None else member)):
+            self.hosts[host].change(
+                lastWrite={"opTime": {"ts": Timestamp(at, 1), "t": 1}}, localTime=_NOW
+            )
+
+    def checkpoint(self, body: dict[str, Any]) -> Any:
+        """What C{a} says: where its replicator is, and its name."""
+        if body.get("find") == "mongosync":
+            self.assertEqual(body["filter"], {"source.set": "rs"})
+            return cursor_reply([{"ts": self.position, **each} for each in self.checkpoints])
+        return answers(self.hosts["a"])(body)
+
+    def oplog(self, body: dict[str, Any]) -> Any:
+        """What C{m} says: the first write after a position, and its name."""
+        if body.get("find") != "oplog.rs":
+            return answers(self.hosts["m"])(body)
+        if self.missing is not None and "code" in self.missing:
+            return self.missing
+        return cursor_reply([] if self.missing is None else [self.missing])
+
+    def behind(self, seconds: float) -> None:
+        """There is a write that C{a} has not got, and it is so old."""
+        self.written(100)
+        self.missing = {"wall": _NOW - timedelta(seconds=seconds)}
+
+    def read(self, connection: MasterSlaveConnection) -> set[str]:
+        """The hosts that are read from."""
+        reads = [connection.app.things.find_one() for _ in range(4)]
+        return {self.result(each, 0.25)["name"] for each in reads}
+
+    def test_caught_up(self) -> None:
+        """Slaves that have the last write are read."""
+        connection = self.split(max_staleness=5)
+        self.assertEqual(connection.lags, [None, None])
+        self.assertEqual(self.read(connection), {"a", "b"})
+        for lag in connection.lags:
+            assert lag is not None
+            self.assertLess(lag, 2.0)
+
+    def test_unlimited(self) -> None:
+        """Without a limit nothing is measured, and no slave is left out."""
+        self.behind(1000)
+        connection = self.split()
+        self.read(connection)
+        self.assertEqual(self.read(connection), {"a", "b"})
+        self.assertEqual(connection.lags, [None, None])
+        self.assertFalse(
+            [each for each in self.hosts["a"].commands if "mongosync" in each.values()]
+        )
+
+    def test_idle(self) -> None:
+        """A master with nothing but entries that are no writes is not ahead of a slave."""
+        self.written(10_000)
+        connection = self.split(max_staleness=5)
+        self.assertEqual(self.read(connection), {"a", "b"})
+        (asked, *_) = [each for each in self.hosts["m"].commands if "oplog.rs" in each.values()]
+        self.assertEqual(asked["filter"]["op"], {"$ne": "n"})
+        self.assertEqual(asked["filter"]["ts"], {"$gt": Timestamp(10, 1)})
+
+    def test_behind(self) -> None:
+        """A slave is left out while its oldest missing write is older than the limit."""
+        connection = self.split(max_staleness=5)
+        self.behind(2)
+        self.assertEqual(self.read(connection), {"a", "b"})
+        self.behind(60)
+        self.network.advance(2.0)
+        self.assertEqual(self.read(connection), {"b"})
+        lag = connection.lags[0]
+        assert lag is not None
+        self.assertTrue(60 <= lag < 62, lag)
+        self.position = Timestamp(100, 1)
+        self.network.advance(2.0)
+        self.assertEqual(self.read(connection), {"a", "b"})
+
+    def test_member(self) -> None:
+        """A member of the master's set is as far as its last write."""
+        self.behind(60)
+        self.position = Timestamp(100, 1)
+        connection = self.split(max_staleness=5)
+        self.assertEqual(self.read(connection), {"a", "b"})
+        self.written(100, member=40)
+        self.network.advance(2.0)
+        self.assertEqual(self.read(connection), {"a"})
+
+    def test_unauthorised(self) -> None:
+        """Without the privilege to read the oplog, positions alone tell."""
+        self.behind(0)
+        self.missing = {"ok": 0.0, "code": 13, "errmsg": "not authorized"}
+        connection = self.split(max_staleness=80)
+        self.assertEqual(self.read(connection), {"b"})
+        lag = connection.lags[0]
+        assert lag is not None
+        self.assertTrue(90 <= lag < 92, lag)
+
+    def test_least(self) -> None:
+        """Of several checkpoints the one that is furthest behind counts."""
+        self.behind(60)
+        self.checkpoints.append({"ts": Timestamp(100, 1), "source": {"set": "rs", "id": 1}})
+        self.assertEqual(self.read(self.split(max_staleness=5)), {"b"})
+
+    def test_unknown(self) -> None:
+        """A slave of which nobody knows is not read, and it is said why."""
+        source = {"set": "rs", "id": 1}
+        for checkpoints, said in (
+            ([], "no checkpoint of a replicator from the set 'rs'"),
+            ([{"source": source, "clone": {"phase": "copy"}}], "still being copied"),
+            ([{"source": source, "committed": {"at": 1}}], "ended with a cut-over"),
+            ([{"source": source}, {"source": {"set": "rs", "id": 2}}], "several sets"),
+        ):
+            self.checkpoints = checkpoints
+            self.slaves = [self.pool("a")]
+            connection = self.split(max_staleness=5, when_stale="fail")
+            error = self.failure(connection.app.things.find_one(), AutoReconnect)
+            self.assertIn(said, str(error))
+            self.assertIn("slave 0 (a:27017)", str(error))
+            self.result(connection.disconnect())
+            self.master = self.pool("m")
+
+    def test_cloned(self) -> None:
+        """A clone that is done is a slave as any."""
+        self.checkpoints[0]["clone"] = {"phase": "done"}
+        self.assertEqual(self.read(self.split(max_staleness=5)), {"a", "b"})
+
+    def test_no_set(self) -> None:
+        """A master without an oplog tells nothing."""
+        self.hosts["m"].hello.clear()
+        connection = self.split(max_staleness=5, when_stale="fail")
+        error = self.failure(connection.app.things.find_one(), AutoReconnect)
+        self.assertIn("no member of a replica set, so it has no oplog", str(error))
+
+    def test_all_stale(self) -> None:
+        """When all slaves are too far behind, the master is read, or the read fails."""
+        self.behind(60)
+        self.written(100, member=40)
+        self.assertEqual(self.read(self.split(max_staleness=5)), {"m"})
+        connection = self.split(max_staleness=5, when_stale="fail")
+        error = self.failure(connection.app.things.find_one(), AutoReconnect)
+        self.assertRegex(
+            str(error),
+            r"slave 0 \(a:27017\): it may be 6\d\.\d s behind, and max_staleness=5; "
+            r"slave 1 \(b:27017\): it may be",
+        )
+
+    def test_away(self) -> None:
+        """What is not heard of gets staler by the second."""
+        connection = self.split(max_staleness=5)
+        self.read(connection)
+        for host in "mab":
+            self.hosts[host].on_hello = lambda body: None
+        self.network.advance(3.0)
+        for lag in connection.lags:
+            assert lag is not None
+            self.assertTrue(3.0 < lag < 5.0, lag)
+        self.network.advance(3.0)
+        for lag in connection.lags:
+            assert lag is not None
+            self.assertGreater(lag, 5.0)
+
+    def test_failed_and_stale(self) -> None:
+        """Where the only fresh slave fails, the master takes the read as well."""
+        self.behind(60)
+        connection = self.split(max_staleness=5)
+        self.position = Timestamp(10, 1)
+        self.written(100)
+        self.assertEqual(self.read(connection), {"b"})
+        self.hosts["b"].on_command = lambda body: OSError("gone")
+        self.assertEqual(self.result(connection.app.things.find_one(), 6.0)["name"], "m")
+
+    def test_never_per_read(self) -> None:
+        """Reads cost nothing more; measurements come at their interval."""
+        connection = self.split(max_staleness=8)
+        self.read(connection)
+        self.forget()
+        for _ in range(50):
+            self.result(connection.app.things.find_one(), 0.0)
+        self.assertEqual(self.hosts["a"].names().count("find"), 25)
+        self.forget()
+        self.network.advance(8.0)
+        self.assertIn(self.hosts["a"].names().count("find"), (3, 4))
+
+    def test_stops(self) -> None:
+        """Nothing is measured after the end, and nobody waits for it."""
+        connection = self.split(max_staleness=5)
+        self.hosts["m"].on_hello = lambda body: None
+        waiting = connection.app.things.find_one()
+        self.network.advance(0.5)
+        self.assertNoResult(waiting)
+        self.result(connection.disconnect())
+        self.failure(waiting, AutoReconnect)
+        self.network.advance(30.0)
+        self.assertEqual(len(self.hosts["a"].connections), 0)
+
+    def test_cancel(self) -> None:
+        """A read that waits for the first measurement can be cancelled."""
+        self.hosts["m"].on_hello = lambda body: None
+        waiting = self.split(max_staleness=5).app.things.find_one()
+        self.network.advance(0.5)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+
+    def test_own_context(self) -> None:
+        """Measurements have neither the time limit nor the session of the first read."""
+        connection = self.split(max_staleness=5)
+
+        async def read() -> None:
+            async with connection.start_session() as session, session.bind():
+                with timeout(3.0):
+                    await connection.app.things.find_one()
+
+        self.result(read())
+        (asked, *_) = [each for each in self.hosts["a"].commands if "mongosync" in each.values()]
+        self.assertGreater(asked["maxTimeMS"], 3000)
+        self.network.advance(10.0)
+        self.assertEqual(self.read(connection), {"a", "b"})
+
+    def test_options(self) -> None:
+        """Wrong limits are refused."""
+        for options, kind, said in (
+            ({"max_staleness": "5"}, TypeError, "max_staleness must be a number of seconds"),
+            ({"max_staleness": True}, TypeError, "max_staleness must be a number of seconds"),
+            ({"max_staleness": 0}, ConfigurationError, "more than 0"),
+            ({"max_staleness": float("inf")}, ConfigurationError, "finite"),
+            ({"max_staleness": 0.1}, ConfigurationError, "at least 0.5"),
+            ({"staleness_interval": 1}, ConfigurationError, "of no use without max_staleness"),
+            ({"max_staleness": 1, "staleness_interval": 1}, ConfigurationError, "less than"),
+            ({"when_stale": "slave"}, ConfigurationError, "must be 'master' or 'fail'"),
+        ):
+            with self.assertRaisesRegex(kind, said):
+                self.split(**options)
 
 
 class ConnectionTests(SplitTestCase):

@@ -751,10 +751,10 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         else:
             self._turn += 1
             # Those that are away have no turn: the one after them would have two.
-            known = [
-                each for each in slaves if each.is_ready(each.suit(command.options, self.options))
-            ]
-            first = slaves.index(known[self._turn % len(known)]) if known else 0
+            options = command.options
+            known = [each for each in slaves if each.is_ready(each.suit(options, self.options))]
+            turns = known or slaves
+            first = slaves.index(turns[self._turn % len(turns)])
         return slaves[first:] + slaves[:first]
 
     async def _first_to_answer(
