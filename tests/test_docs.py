@@ -44,6 +44,7 @@ _BLOCKS = {
     "pool": 1,
     "proxies": 2,
     "revocation": 2,
+    "splitting": 4,
     "time": 3,
     "tracing": 1,
     "transactions": 5,
@@ -264,6 +265,13 @@ class CodeBlockTests(SynchronousTestCase):
         Listeners and logs tell what the guide asserts.
         """
         self.runs("watching")
+
+    def test_splitting(self) -> None:
+        """
+        Reads are bounded, requests see what was written, and writes are
+        acknowledged as the guide asserts.
+        """
+        self.runs("splitting")
 
     def test_types(self) -> None:
         """

@@ -18,7 +18,7 @@ from pymongo import timeout
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Nearest, ReadPreference
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
@@ -821,7 +821,7 @@ class OptionsTests(SplitTestCase):
         self.assertEqual(connection.get_default_database("other").name, "other")
         with self.assertRaisesRegex(TypeError, "no method 'databse_names'.*database_names"):
             connection.databse_names()
-        self.assertEqual(connection.read_preference, ReadPreference.PRIMARY)
+        self.assertEqual(repr(connection.read_preference), "FromSlaves()")
         self.assertEqual(connection.read_concern, ReadConcern())
 
 
@@ -959,6 +959,8 @@ class StalenessTests(SplitTestCase):
             ([{"source": source, "clone": {"phase": "copy"}}], "still being copied"),
             ([{"source": source, "committed": {"at": 1}}], "ended with a cut-over"),
             ([{"source": source}, {"source": {"set": "rs", "id": 2}}], "several sets"),
+            ([{"source": [source]}], "is none of the replicator"),
+            ([{"source": source, "ts": 5}], "is none of the replicator"),
         ):
             self.checkpoints = checkpoints
             self.slaves = [self.pool("a")]
@@ -1124,6 +1126,25 @@ class ConnectionTests(SplitTestCase):
         self.assertEqual([each.attempts for each in self.hosts.values()], [0, 0, 0])
         self.result(connection.aconnect())
         self.assertNotIn(0, [each.attempts for each in self.hosts.values()])
+
+    def test_authenticate(self) -> None:
+        """Another user is logged in everywhere, until one connection refuses him."""
+        users: list[tuple[str, tuple[Any, ...]]] = []
+
+        class Doors(ClockPool):
+            def authenticate(self, *given: Any) -> Deferred[None]:
+                users.append((self.uri, given))
+                if self.uri == "mongodb://b":
+                    return fail(OperationFailure("no", 18))
+                return succeed(None)
+
+        master, *slaves = [
+            Doors(f"mongodb://{host}", reactor=self.network.clock) for host in "mabc"
+        ]
+        connection = MasterSlaveConnection(master, slaves)
+        self.failure(connection.app.authenticate("ada", "secret"), OperationFailure)
+        given = ("app", "ada", "secret", "DEFAULT", None)
+        self.assertEqual(users, [(f"mongodb://{host}", given) for host in "mab"])
 
     def test_disconnect(self) -> None:
         """All connections are closed, once."""

@@ -100,6 +100,9 @@ class _FromSlaves(Primary):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "FromSlaves()"
+
 
 class CursorCloser:
     """
@@ -141,6 +144,8 @@ class _Slave:
         self.number = number
         self.pool = pool
         self.name = f"slave {number} ({seeds if options.srv is None else options.srv.host})"
+        # For which description of the deployment and which preference what was found.
+        self._found: tuple[Any, Any, bool] = (None, None, False)
 
     def suit(self, asked: CommandOptions, inherited: CommandOptions) -> CommandOptions:
         """
@@ -157,7 +162,11 @@ class _Slave:
 
     def is_ready(self, options: CommandOptions) -> bool:
         """Whether a server is known to be there for it."""
-        return self.pool.topology_description.has_readable_server(options.read_preference)
+        description, preference = self.pool.topology_description, options.read_preference
+        if self._found[0] is not description or self._found[1] is not preference:
+            found = description.has_readable_server(preference)
+            self._found = description, preference, found
+        return self._found[2]
 
 
 @implementer(IOperationRunner)
@@ -492,6 +501,28 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         return gatherResults(watched, consumeErrors=True).addCallbacks(
             lambda _: None, lambda failure: failure.value.subFailure
         )
+
+    def authenticate(
+        self,
+        database: str,
+        username: str | None,
+        password: str | None,
+        mechanism: str = "DEFAULT",
+        properties: Mapping[str, Any] | None = None,
+    ) -> Deferred[None]:
+        """
+        Log in as another user at the master and then at each slave; see
+        L{ConnectionPool.authenticate}.
+
+        @return: fires with C{None} when all have accepted the user; fails as
+            the first does that does not, and those after it stay as they are.
+        """
+
+        async def log_in() -> None:
+            for pool in (self._master, *self.slaves):
+                await pool.authenticate(database, username, password, mechanism, properties)
+
+        return Deferred.fromCoroutine(log_in())
 
     def disconnect(self) -> Deferred[None]:
         """

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
+from pymongo import CursorType
 from pymongo.read_preferences import ReadPreference
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -179,6 +180,8 @@ class MasterSlaveTests(SharedTestCase):
                 await cursor.next_batch()
             seen.add(number)
         self.assertEqual(seen, {0, 1})
+        streamed = things.find({}, cursor_type=CursorType.EXHAUST, batch_size=3)
+        self.assertEqual(len(await streamed.to_list()), 20)
 
     def test_writes(self) -> Deferred[None]:
         """Write concerns are kept, sessions and transactions are the master's."""

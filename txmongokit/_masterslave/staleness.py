@@ -250,7 +250,9 @@ class Staleness:
         missing = reply["cursor"]["firstBatch"]
         if not missing:
             return 0.0
-        wall: datetime = missing[0]["wall"]
+        wall = missing[0].get("wall")
+        if not isinstance(wall, datetime):
+            return float(max(0, master.newest.time - position.time))
         return max(0.0, (master.clock - wall).total_seconds())
 
 
@@ -303,15 +305,25 @@ def _position_of(checkpoints: Sequence[Mapping[str, Any]], master: _Master) -> T
             "it is no member of the master's set, and has no checkpoint of a replicator from "
             f"the set {master.set_name!r}: replicate with twistd mongosync"
         )
-    if len({str(each["source"].get("id")) for each in checkpoints}) > 1:
+    positions: list[Timestamp] = []
+    sources = set()
+    for each in checkpoints:
+        source, position, clone = each.get("source"), each.get("ts"), each.get("clone") or {}
+        if not (
+            isinstance(source, Mapping)
+            and isinstance(position, Timestamp)
+            and isinstance(clone, Mapping)
+        ):
+            raise _UnknownLag(f"a checkpoint in {'.'.join(_CHECKPOINTS)} is none of the replicator")
+        if clone and clone.get("phase") != _CLONED:
+            raise _UnknownLag("it is still being copied")
+        if each.get("committed") is not None:
+            raise _UnknownLag("its replication has ended with a cut-over")
+        sources.add(str(source.get("id")))
+        positions.append(position)
+    if len(sources) > 1:
         raise _UnknownLag(
             f"it has checkpoints of several sets that are named {master.set_name!r}: remove those "
             "of the others"
         )
-    for each in checkpoints:
-        if each.get("clone") is not None and each["clone"].get("phase") != _CLONED:
-            raise _UnknownLag("it is still being copied")
-        if each.get("committed") is not None:
-            raise _UnknownLag("its replication has ended with a cut-over")
-    position: Timestamp = min(each["ts"] for each in checkpoints)
-    return position
+    return min(positions)
