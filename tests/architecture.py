@@ -122,6 +122,7 @@ _MORE_THIRD_PARTIES = {
     "masterslave": ("zope.interface", "typing_extensions"),
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
+    "storage": ("cattrs",),
     "web": ("cryptography", "jaraco.modb", "klein"),
 }
 

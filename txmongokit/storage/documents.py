@@ -1,0 +1,230 @@
+"""
+Classes of documents, and how their instances become documents of the
+collection: C{dict} and its subclasses as they are, pydantic's models by their
+own methods, dataclasses and attrs classes by C{cattrs}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+from txmongokit.storage.errors import Misfit
+from txmongokit.storage.lookups import Names
+from txmongokit.storage.values import check_key
+
+__all__ = ["Conversion", "DocumentClass", "DocumentClasses"]
+
+T = TypeVar("T")
+
+_EXTRA = "pip install 'txmongokit[storage]'"
+_KEY_FIELDS = ("_id", "pk")
+
+
+class Conversion(Protocol):
+    """
+    What a converter of C{cattrs} can do, as far as it is needed.
+    """
+
+    def structure(self, obj: Any, cl: Any, /) -> Any:
+        """An instance of a class, from a document."""
+
+    def unstructure(self, obj: Any, /) -> Any:
+        """A document, from an instance; or a value of BSON's, from another."""
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _name_of(error: Exception) -> str:
+    return type(error).__name__
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentClass(Generic[T]):
+    """
+    A class of documents.
+
+    @ivar names: what its fields are called.
+    @ivar structure: makes an instance of a document whose key has the field's
+        name.
+    @ivar unstructure: makes such a document of an instance.
+    @ivar plain: makes a value of BSON's of one for a condition.
+    @ivar explain: tells what was wrong with a document, without its values.
+    """
+
+    doc_class: type[T]
+    names: Names
+    structure: Callable[[dict[str, Any]], T]
+    unstructure: Callable[[Any], Mapping[str, Any]]
+    plain: Callable[[Any], Any] = _same
+    explain: Callable[[Exception], str] = _name_of
+
+    def encode(self, instance: Any) -> dict[str, Any]:
+        """
+        A document for the collection, with C{_id} first; without it where
+        the instance has no key.
+
+        @raise TypeError: the converter gives no document, a field's name is
+            no string, or the key cannot be one.
+        @raise ValueError: a field's name begins with C{$}, or there are two
+            keys.
+        """
+        fields = self.unstructure(instance)
+        if not isinstance(fields, Mapping):
+            raise TypeError(f"a document cannot be made of {type(instance).__name__}")
+        document = dict(fields)
+        for name in document:
+            if not isinstance(name, str):
+                raise TypeError(f"fields' names are strings, not {type(name).__name__}")
+            if name.startswith("$") or "\x00" in name:
+                raise ValueError(f"{name!r} cannot be the name of a field")
+        name = self.names.key
+        if name not in ("", "_id") and "_id" in document:
+            raise ValueError(f"the key is the field {name!r}: there cannot be '_id', too")
+        key = document.pop(name or "_id", None)
+        return document if key is None else {"_id": check_key(key), **document}
+
+    def decode(self, document: Mapping[str, Any], place: str) -> T:
+        """
+        An instance, from a document of the collection.
+
+        @raise Misfit: the document does not fit.
+        """
+        fields = dict(document)
+        name = self.names.key
+        key = fields["_id"]
+        if name != "_id":
+            del fields["_id"]
+            if name in fields:
+                raise self._misfit(
+                    place, key, f"it has a field {name!r} besides its key", ValueError(name)
+                )
+            if name:
+                fields = {name: key, **fields}
+        try:
+            return self.structure(fields)
+        except Exception as error:
+            # Its own text may show what is in the document.
+            raise self._misfit(place, key, self.explain(error), error) from None
+
+    def _misfit(self, place: str, key: Any, why: str, reason: Exception) -> Misfit:
+        return Misfit(place, key, self.doc_class.__name__, why, reason)
+
+
+class DocumentClasses:
+    """
+    The classes of documents of one storage.
+
+    @param key_field: the name of the field that is the key; C{None} for
+        C{_id} or C{pk}, whichever a class has.
+    @param converter: converts instances of other classes than C{dict}'s and
+        pydantic's; C{None} for C{cattrs}' own.
+    """
+
+    def __init__(self, key_field: str | None = None, converter: Conversion | None = None) -> None:
+        if key_field is not None and (not key_field or "." in key_field or "$" in key_field):
+            raise ValueError(f"key_field={key_field!r} cannot be the name of a field")
+        self._key_field = key_field
+        self._given = converter
+        self._made: Conversion | None = None
+        self._known: dict[type[Any], DocumentClass[Any]] = {}
+
+    def of(self, doc_class: type[T]) -> DocumentClass[T]:
+        """
+        A class of documents.
+
+        @raise TypeError: it cannot be one.
+        @raise ImportError: it needs C{cattrs}, which is not installed.
+        """
+        if not isinstance(doc_class, type):
+            raise TypeError(f"a class of documents is expected, not {type(doc_class).__name__}")
+        known = self._known.get(doc_class)
+        if known is None:
+            known = self._known[doc_class] = self._make(doc_class)
+        return known
+
+    def _make(self, doc_class: type[Any]) -> DocumentClass[Any]:
+        if issubclass(doc_class, Mapping):
+            made: Any = doc_class
+            return DocumentClass(doc_class, Names(self._key_field or "_id"), made, _same)
+        declared = _declared_fields(doc_class)
+        if hasattr(doc_class, "model_validate") and hasattr(doc_class, "model_dump"):
+            return self._model(doc_class)
+        if self._given is None and declared is None:
+            raise TypeError(
+                f"{doc_class.__name__} is no class of documents: those are dict and its "
+                "subclasses, dataclasses, attrs classes and pydantic's models, and others where "
+                "the storage has a converter for them"
+            )
+        converter = self._converter()
+        # A converter of the application's own may call fields what it likes.
+        fields = declared if self._given is None else None
+        return DocumentClass(
+            doc_class,
+            Names(self._key_of(declared or frozenset()), fields),
+            lambda document: converter.structure(document, doc_class),
+            converter.unstructure,
+            converter.unstructure,
+            _explain if self._given is None else _name_of,
+        )
+
+    def _model(self, doc_class: Any) -> DocumentClass[Any]:
+        """One of pydantic's models."""
+        fields = frozenset(
+            field.serialization_alias or field.alias or name
+            for name, field in doc_class.model_fields.items()
+        )
+        open_ended = doc_class.model_config.get("extra") == "allow"
+        conversion = _conversion()
+        after = conversion.make_converter(decimals=False)
+        return DocumentClass(
+            doc_class,
+            Names(self._key_of(fields), None if open_ended else fields),
+            doc_class.model_validate,
+            lambda model: after.unstructure(model.model_dump(by_alias=True)),
+            self._converter().unstructure,
+            _explain_model,
+        )
+
+    def _key_of(self, fields: frozenset[str]) -> str:
+        wanted = _KEY_FIELDS if self._key_field is None else (self._key_field, "_id")
+        return next((name for name in wanted if name in fields), "")
+
+    def _converter(self) -> Conversion:
+        if self._given is not None:
+            return self._given
+        if self._made is None:
+            self._made = _conversion().make_converter()
+        return self._made
+
+
+def _conversion() -> Any:
+    try:
+        import txmongokit.storage.conversion as conversion
+    except ImportError as error:
+        raise ImportError(f"documents of classes other than dict need cattrs: {_EXTRA}") from error
+    return conversion
+
+
+def _declared_fields(doc_class: type[Any]) -> frozenset[str] | None:
+    """The fields of a dataclass or an attrs class."""
+    if dataclasses.is_dataclass(doc_class):
+        return frozenset(field.name for field in dataclasses.fields(doc_class))
+    attributes = getattr(doc_class, "__attrs_attrs__", None)
+    return None if attributes is None else frozenset(each.name for each in attributes)
+
+
+def _explain(error: Exception) -> str:
+    told: str = _conversion().explain(error)
+    return told
+
+
+def _explain_model(error: Exception) -> str:
+    problems: Any = getattr(error, "errors", None)
+    if not callable(problems):
+        return _name_of(error)
+    found = problems(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{each['msg']} @ {'.'.join(('$', *map(str, each['loc'])))}" for each in found)

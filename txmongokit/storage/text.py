@@ -1,0 +1,100 @@
+"""
+Patterns of the server's regular expressions (PCRE), made of text in which
+nothing has a meaning of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bson.regex import Regex
+
+__all__ = [
+    "LONGEST_PATTERN",
+    "LONGEST_TEXT",
+    "all_words",
+    "escaped",
+    "pattern_and_options",
+    "phrase",
+    "some_words",
+]
+
+LONGEST_PATTERN = 1000
+"""
+Characters that a regular expression for C{__matches} may have.
+"""
+
+LONGEST_TEXT = 4096
+"""
+Characters that the text of any other lookup that searches within text may have.
+"""
+
+_BEFORE, _AFTER = r"(?<![\p{L}\p{N}_])", r"(?![\p{L}\p{N}_])"
+_TERM = re.compile(r'"([^"]*)"|(\S+)')
+_FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
+
+
+def escaped(text: str) -> str:
+    """
+    A pattern that matches a text only.
+    """
+    # A server refuses the null character itself.
+    return re.escape(text).replace("\x00", r"\x{0}")
+
+
+def phrase(text: str) -> str:
+    """
+    A pattern of whole words in their order, with any white space between them.
+
+    @raise ValueError: there is no word in it.
+    """
+    words = text.split()
+    if not words:
+        raise ValueError("a phrase needs a word")
+    return _BEFORE + r"\s+".join(map(escaped, words)) + _AFTER
+
+
+def all_words(text: str) -> list[str]:
+    """
+    A pattern for each word, and for each phrase in double quotes.
+
+    @raise ValueError: there is no word in it.
+    """
+    terms = [quoted or word for quoted, word in _TERM.findall(text)]
+    return [phrase(term) for term in terms if term != "&&"] or [phrase("")]
+
+
+def some_words(text: str) -> list[list[str]]:
+    """
+    The alternatives of a search, which C{||} is between, each as in
+    L{all_words}.
+
+    @raise ValueError: one of them has no word.
+    """
+    return [all_words(part) for part in text.split("||")]
+
+
+def pattern_and_options(name: str, value: Any) -> tuple[str, str]:
+    """
+    A regular expression as the server takes it.
+
+    @param value: a string, a compiled pattern, or bson's C{Regex}.
+    @return: the pattern and the letters of its options.
+    @raise TypeError: it is something else.
+    @raise ValueError: it is too long, has a null character, or a flag that the
+        server does not know.
+    """
+    flags = 0
+    if isinstance(value, re.Pattern | Regex):
+        flags, value = value.flags & ~re.UNICODE, value.pattern
+    if not isinstance(value, str):
+        raise TypeError(f"{name} takes a regular expression as text, not {type(value).__name__}")
+    if len(value) > LONGEST_PATTERN:
+        raise ValueError(f"{name} takes at most {LONGEST_PATTERN} characters, not {len(value)}")
+    if "\x00" in value:
+        raise ValueError(f"{name} takes no null character: write \\x{{0}}")
+    unknown = flags & ~sum(_FLAGS)
+    if unknown:
+        raise ValueError(f"{name}: the server knows no flag {re.RegexFlag(unknown)!r}")
+    return value, "".join(letter for flag, letter in _FLAGS.items() if flags & flag)
