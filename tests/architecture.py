@@ -75,7 +75,7 @@ API = (
     "testing",
 )
 APPLICATIONS = ("settings", "service", "oplog", "replicator", "storage", "web")
-COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog", "web.reactorthread")
+COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog", "web.reactorthread", "web.sessiontap")
 
 MODULE_CODE_LINES = 700
 FUNCTION_CODE_LINES = 60
@@ -123,7 +123,7 @@ _MORE_THIRD_PARTIES = {
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
     "storage": ("cattrs",),
-    "web": ("cryptography", "jaraco.modb", "klein"),
+    "web": ("cherrypy", "cryptography", "jaraco.modb", "klein"),
 }
 
 _PUBLIC_PYMONGO = frozenset(

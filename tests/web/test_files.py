@@ -54,7 +54,10 @@ class Served:
 
     @param resource: below C{/x}.
     @ivar clock: by which it times out.
+    @ivar host: whom the requests are for.
     """
+
+    host = b"h"
 
     def __init__(self, resource: Resource, factory: type[Request] = Request) -> None:
         root = Resource()
@@ -67,7 +70,7 @@ class Served:
 
     def send(self, method: bytes, path: bytes, body: bytes | None = None, **headers: bytes) -> None:
         """A request, whole but for what is missing from the body."""
-        lines = [b"%s %s HTTP/1.1" % (method, path), b"Host: h"]
+        lines = [b"%s %s HTTP/1.1" % (method, path), b"Host: " + self.host]
         lines += [name.replace("_", "-").encode() + b": " + headers[name] for name in headers]
         self.channel.dataReceived(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""))
 

@@ -6,3 +6,10 @@ mongosync = ServiceMaker(
     "Replicate one MongoDB deployment into another.",
     "mongosync",
 )
+
+mongosessions = ServiceMaker(
+    "txmongokit session store",
+    "txmongokit.web.sessiontap",
+    "Keep web sessions in MongoDB, and serve them over HTTP.",
+    "mongosessions",
+)

@@ -1,0 +1,133 @@
+"""
+Tests for L{txmongokit.web.sessiontap}.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from io import StringIO
+from pathlib import Path
+
+from twisted.application.service import MultiService
+from twisted.trial.unittest import SynchronousTestCase
+
+from txmongokit.web.sessionservice import SessionServer, SessionStoreService
+from txmongokit.web.sessiontap import Options, makeService
+
+DB = "mongodb://user:secret@db.example/web"
+TOKEN = "a-token-0123456789abc"
+
+
+class OptionsTests(SynchronousTestCase):
+    """
+    L{Options}.
+    """
+
+    def refusal(self, *given: str) -> str:
+        """What is said of arguments that cannot be used."""
+        said = StringIO()
+        self.patch(sys, "stderr", said)
+        error = self.assertRaises(SystemExit, Options().parseOptions, given)
+        self.assertEqual(error.code, 1)
+        return said.getvalue()
+
+    def test_defaults(self) -> None:
+        """Only the database must be named."""
+        options = Options()
+        options.parseOptions(["--db", DB])
+        self.assertEqual((options["collection"], options["timeout"]), ("sessions", 3600.0))
+        self.assertIsNone(options["http"])
+
+    def test_read(self) -> None:
+        """Numbers are numbers, and without a token the place is this machine."""
+        options = Options()
+        options.parseOptions(
+            ["--db", DB, "--http", "tcp:8080", "--max-listed", "7", "--reap-every", "0.5"]
+        )
+        self.assertEqual(options["http"], "tcp:8080:interface=127.0.0.1")
+        self.assertEqual((options["max-listed"], options["reap-every"]), (7, 0.5))
+
+    def test_refused(self) -> None:
+        """What cannot be used is told with the option, and without secrets."""
+        for given, part in (
+            ((), "--db is missing"),
+            ((DB,), "give --db URI"),
+            (("--db", DB, TOKEN), "belong to no option"),
+            (("--db", DB, "--timeout", "0"), "--timeout '0' must be a number from 1"),
+            (("--db", DB, "--timeout", "nan"), "--timeout 'nan' must be"),
+            (("--db", DB, "--max-requests", "x"), "--max-requests 'x' must be"),
+            (("--db", DB, "--max-body", "1e3"), "--max-body '1e3' must be"),
+            (("--db", DB, "--http", "tcp"), "--http 'tcp' must be an endpoint"),
+            (("--db", DB, "--http", "tcp:80:interface=0.0.0.0"), "protect it with --token-file"),
+            (("--db", DB, "--http", "ssl:443"), "protect it with --token-file"),
+            (("--db", DB, "--token-file", "f"), "for --http, which is missing"),
+            (("--db", DB, "--token", TOKEN), "--token"),
+        ):
+            said = self.refusal(*given)
+            self.assertIn(part, said)
+            self.assertNotIn("secret", said)
+            self.assertNotIn(TOKEN, said)
+
+
+class ServiceTests(SynchronousTestCase):
+    """
+    L{makeService}.
+    """
+
+    def options(self, *given: str) -> Options:
+        """What a command line says."""
+        options = Options()
+        options.parseOptions(["--db", DB, *given])
+        return options
+
+    def refusal(self, *given: str) -> str:
+        """What is said of options that cannot be used."""
+        said = StringIO()
+        self.patch(sys, "stderr", said)
+        error = self.assertRaises(SystemExit, makeService, self.options(*given))
+        self.assertEqual(error.code, 1)
+        return said.getvalue()
+
+    def token_file(self) -> str:
+        """A file with a token."""
+        path = Path(self.mktemp())
+        path.write_text(TOKEN)
+        path.chmod(0o600)
+        return str(path)
+
+    def test_store_alone(self) -> None:
+        """Without a place to listen the store is kept, nothing more."""
+        service = makeService(self.options("--collection", "visits", "--timeout", "5"))
+        assert isinstance(service, MultiService)
+        (sessions,) = service.services
+        assert isinstance(sessions, SessionStoreService)
+        self.assertEqual(sessions.store.collection.full_name, "web.visits")
+        self.assertEqual(sessions.store.timeout.total_seconds(), 5)
+
+    def test_server(self) -> None:
+        """With one it is served; SIGHUP has the tokens read again."""
+        service = makeService(self.options("--http", "tcp:0", "--token-file", self.token_file()))
+        assert isinstance(service, SessionServer)
+        self.assertEqual(service.name, "mongosessions")
+        self.assertEqual(len(service.services), 3)
+        before = signal.getsignal(signal.SIGHUP)
+        reloading = service.services[-1]
+        reloading.startService()
+        self.assertNotEqual(signal.getsignal(signal.SIGHUP), before)
+        reloading.stopService()
+        self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+    def test_refused(self) -> None:
+        """What turns out to be unusable only then is told as well."""
+        for given, part in (
+            (("--http", "8080", "--token-file", "/no/such/file"), "cannot be read"),
+            (("--http", "nonsense:1:interface=127.0.0.1"), "--http 'nonsense:1"),
+            (("--db", "mongodb://db.example"), "no default database"),
+            (("--db", "http://db.example/web"), "mongodb://"),
+            (("--db", "mongodb://a:secret@b:c@d/web"), "twistd mongosessions: "),
+        ):
+            said = self.refusal(*given)
+            self.assertIn(part, said)
+            self.assertNotIn("secret", said)
+            self.assertEqual(said.count("\n"), 1)

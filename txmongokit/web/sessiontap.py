@@ -1,0 +1,186 @@
+"""
+C{twistd mongosessions}: a session store, and its REST API, as a plugin of
+twistd.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.service import IService, MultiService, Service
+from twisted.python import usage
+
+from txmongokit.errors import ConfigurationError, InvalidURI
+from txmongokit.listening import EndpointError, listening_place
+from txmongokit.web.bounded import BoundedSite
+from txmongokit.web.rest import Limits, SessionAPI
+from txmongokit.web.sessionmetrics import SessionMetrics
+from txmongokit.web.sessionservice import SessionServer, SessionStoreService
+from txmongokit.web.tokens import TokenFile, TokenFileError
+
+__all__ = ["Options", "makeService"]
+
+_PROGRAM = "twistd mongosessions"
+_LARGEST_BODY = 64 << 20
+
+
+def _number(name: str, least: float, most: float, kind: type[Any], text: str) -> Any:
+    try:
+        found = kind(text)
+    except ValueError:
+        found = None
+    if found is None or not least <= found <= most:
+        raise ValueError(f"--{name} {text!r} must be a number from {least:g} to {most:g}")
+    return found
+
+
+class Options(usage.Options):
+    """
+    The part of the command line behind C{mongosessions}.
+    """
+
+    synopsis = "--db URI [--http ENDPOINT --token-file PATH] [options]"
+    longdesc = (
+        "Keeps web sessions in MongoDB in order: makes their indexes and removes the sessions that "
+        "have ended; and with --http serves them to programs in any language."
+    )
+    # The values are text here; L{Options.postOptions} reads them.
+    optParameters = [  # noqa: RUF012  # as Twisted declares it
+        ["db", None, None, "Connection string with the name of a database, mongodb://host/name."],
+        ["collection", None, "sessions", "Where the sessions are in that database."],
+        ["timeout", None, "3600", "Seconds that a session lasts after its last use."],
+        ["reap-every", None, "60", "Seconds between two removals of what has ended."],
+        ["http", None, None, "Where to serve: tcp:8080:interface=127.0.0.1, ssl:443:..., unix:..."],
+        ["token-file", None, None, "File with a token a line, one of which requests must show."],
+        ["max-body", None, "4194304", "Bytes that a request's body may have."],
+        ["max-requests", None, "100", "Requests that are served at once."],
+        ["max-listed", None, "1000", "Sessions that a list has at most."],
+        ["max-seconds", None, "10", "Seconds that a request may take."],
+    ]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read them.
+
+        @raise SystemExit: they cannot be used, with the status 1 and the
+            reason on standard error.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            # Some releases of twistd end well after one.
+            print(f"Usage: {_PROGRAM} {self.synopsis}\n{_PROGRAM}: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    def parseArgs(self, *arguments: str) -> None:
+        """
+        There are none but options.
+        """
+        if arguments:
+            # Not shown: it may be a connection string, or a token.
+            raise usage.UsageError("there are arguments that belong to no option: give --db URI")
+
+    def postOptions(self) -> None:
+        """
+        Check what was given.
+        """
+        if not self["db"]:
+            raise usage.UsageError("--db is missing: give the connection string of a database")
+        try:
+            for name, least, most, kind in (
+                ("timeout", 1, 315_360_000, float),
+                ("reap-every", 0.1, 86_400, float),
+                ("max-body", 64, _LARGEST_BODY, int),
+                ("max-requests", 1, 100_000, int),
+                ("max-listed", 1, 10_000, int),
+                ("max-seconds", 0.1, 3600, float),
+            ):
+                self[name] = _number(name, least, most, kind, self[name])
+            if self["http"] is not None:
+                self["http"] = listening_place(
+                    self["http"],
+                    has_token=self["token-file"] is not None,
+                    option="--http",
+                    token_option="--token-file",
+                )
+            elif self["token-file"] is not None:
+                raise ValueError("--token-file is for --http, which is missing")
+        except (EndpointError, ValueError) as error:
+            raise usage.UsageError(str(error)) from None
+
+
+def makeService(options: Options) -> IService:
+    """
+    What twistd runs.
+
+    @raise SystemExit: the options cannot be used, see L{Options.parseOptions}.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return _service(reactor, options)
+    except (ConfigurationError, InvalidURI, EndpointError, TokenFileError, TypeError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _service(reactor: Any, options: Options) -> MultiService:
+    metrics = SessionMetrics()
+    sessions = SessionStoreService(
+        options["db"],
+        reap_every=options["reap-every"],
+        metrics=metrics,
+        name=options["collection"],
+        timeout=options["timeout"],
+    )
+    place = options["http"]
+    if place is None:
+        alone = MultiService()
+        sessions.setServiceParent(alone)
+        return alone
+    tokens = None
+    if options["token-file"] is not None:
+        tokens = TokenFile(options["token-file"], reactor.seconds)
+    limits = Limits(
+        body=options["max-body"],
+        requests=options["max-requests"],
+        listed=options["max-listed"],
+        seconds=options["max-seconds"],
+    )
+    api = SessionAPI(lambda: sessions.store, reactor, tokens=tokens, metrics=metrics, limits=limits)
+    site = BoundedSite(api, limits.body, reactor=reactor)
+    try:
+        listening = strports.service(place, site, reactor=reactor)
+    except (ValueError, TypeError, OSError) as error:
+        raise EndpointError(f"--http {place!r}: {error}") from None
+    server = SessionServer(sessions, listening, api)
+    if tokens is not None:
+        _Reloading(reactor, tokens).setServiceParent(server)
+    return server
+
+
+class _Reloading(Service):
+    """
+    Reads the tokens again when the process gets SIGHUP.
+    """
+
+    def __init__(self, reactor: Any, tokens: TokenFile) -> None:
+        self._reactor = reactor
+        self._tokens = tokens
+        self._before: Any = None
+
+    def startService(self) -> None:
+        """Take the signal."""
+        super().startService()
+        self._before = signal.signal(
+            signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._tokens.reload)
+        )
+
+    def stopService(self) -> None:
+        """Give it back."""
+        super().stopService()
+        signal.signal(signal.SIGHUP, self._before)
