@@ -21,7 +21,6 @@ from txmongokit.replicator.verification import Follower
 __all__ = [
     "Controls",
     "CutOver",
-    "DeferredWork",
     "IllegalTransition",
     "NotEqual",
     "Pausable",
@@ -72,17 +71,6 @@ class NotEqual(Exception):
     def __init__(self, report: Report) -> None:
         super().__init__("the destination is not a copy of the source")
         self.report = report
-
-
-class DeferredWork(Protocol):
-    """
-    What a clone leaves for the cut-over, such as indexes with a time to live.
-    """
-
-    async def finish(self) -> None:
-        """
-        Build what was deferred; done before it is verified, and repeatable.
-        """
 
 
 class Pausable(Protocol):
@@ -204,7 +192,8 @@ class Controls:
 class CutOver:
     """
     From following to a copy that is whole: wait until nothing comes any more,
-    build what was deferred, verify.
+    then verify.  What a clone deferred has been built by then: only with that
+    does following begin.
 
     @param changes: asks how many operations have been applied.
     @param verify: compares source and destination.
@@ -220,7 +209,6 @@ class CutOver:
         changes: Callable[[], int],
         controls: Controls,
         verify: Callable[[], Awaitable[Report]],
-        deferred: DeferredWork | None = None,
         *,
         quiet: float = _QUIET,
     ) -> None:
@@ -230,7 +218,6 @@ class CutOver:
         self._changes = changes
         self._controls = controls
         self._verify = verify
-        self._deferred = deferred
         self._quiet = quiet
 
     async def run(self) -> Report:
@@ -243,9 +230,6 @@ class CutOver:
         @raise NotEqual: the verification has found differences.
         """
         await self._drain()
-        if self._deferred is not None:
-            self._controls.enter(State.COMMITTING, "building what was deferred")
-            await self._deferred.finish()
         self._controls.enter(State.VERIFYING)
         report = await self._verify()
         if not report.equal:
