@@ -19,7 +19,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Nearest, ReadPreference
 from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.fakes import cursor_reply
 from tests.fakeserver import FakeNetwork, FakeServer, refusal
@@ -877,7 +879,8 @@ class StalenessTests(SplitTestCase):
         self.missing = {"wall": _NOW - timedelta(seconds=seconds)}
 
     def read(self, connection: MasterSlaveConnection) -> set[str]:
-        """The hosts that are read from."""
+        """The hosts that are read from, once it is known what there is."""
+        self.result(connection.app.things.find_one(), 0.25)
         reads = [connection.app.things.find_one() for _ in range(4)]
         return {self.result(each, 0.25)["name"] for each in reads}
 
@@ -1005,11 +1008,43 @@ class StalenessTests(SplitTestCase):
         self.network.advance(3.0)
         for lag in connection.lags:
             assert lag is not None
-            self.assertTrue(3.0 < lag < 5.0, lag)
+            self.assertTrue(3.0 <= lag < 5.0, lag)
         self.network.advance(3.0)
         for lag in connection.lags:
             assert lag is not None
             self.assertGreater(lag, 5.0)
+
+    def test_slow_slave(self) -> None:
+        """A slave that does not answer neither holds up the first read nor makes others stale."""
+        self.hosts["b"].on_hello = lambda body: None
+        connection = self.split(max_staleness=2)
+        self.assertEqual(self.read(connection), {"a"})
+        for _ in range(10):
+            self.network.advance(1.0)
+            self.assertEqual(self.read(connection), {"a"})
+        self.assertIsNone(connection.lags[1])
+
+    def test_told(self) -> None:
+        """That a slave is left out, and read again, is logged, once each."""
+        told: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            if event.get("log_namespace") == "txmongokit._masterslave.staleness.Staleness":
+                told.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        connection = self.split(max_staleness=5)
+        self.read(connection)
+        self.assertEqual(told, [])
+        self.behind(60)
+        self.network.advance(10.0)
+        self.position = Timestamp(100, 1)
+        self.network.advance(10.0)
+        self.assertEqual(len(told), 2, told)
+        self.assertRegex(told[0], r"slave 0 \(<ConnectionPool a:27017>\) is not read: it may be 6")
+        self.assertRegex(told[1], r"slave 0 \(.*\) is read again")
 
     def test_failed_and_stale(self) -> None:
         """Where the only fresh slave fails, the master takes the read as well."""

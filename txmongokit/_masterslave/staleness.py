@@ -18,7 +18,7 @@ from typing import Any
 
 from bson.timestamp import Timestamp
 from pymongo.read_preferences import ReadPreference
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -93,6 +93,8 @@ class Staleness:
         self._reasons = ["it has not been measured yet"] * len(slaves)
         self._was_fresh: list[bool | None] = [None] * len(slaves)
         self._running: Deferred[None] | None = None
+        # The measurements under way: a slave that is slow holds up no other.
+        self._measuring: dict[int, Deferred[None]] = {}
         self._measured = False
         self._waiting: list[Deferred[None]] = []
 
@@ -111,6 +113,8 @@ class Staleness:
         """
         if self._running is not None:
             self._running.cancel()
+        for measuring in list(self._measuring.values()):
+            measuring.cancel()
         self._tell()
 
     def _ended(self, failure: Failure) -> None:
@@ -120,7 +124,8 @@ class Staleness:
 
     def first(self) -> Deferred[None]:
         """
-        @return: fires when something has been measured, or could not be.
+        @return: fires when a slave was found to be fresh, or all have been
+            measured or could not be.
         """
         if self._measured:
             return succeed(None)
@@ -168,11 +173,37 @@ class Staleness:
         while True:
             await self._measure()
             self._report()
-            self._tell()
             await self._master.sleep(self._interval)
+
+    async def _measure(self) -> None:
+        at = self._master.seconds()
+        try:
+            master = await self._look_at_master()
+        except (PyMongoError, _UnknownLag) as error:
+            self._reasons = [f"the master does not tell: {error}"] * len(self._slaves)
+            self._tell()
+            return
+        begun = {
+            number: Deferred.fromCoroutine(self._measure_slave(number, at, master))
+            for number in range(len(self._slaves))
+            if number not in self._measuring
+        }
+        self._measuring.update(begun)
+        for number, measuring in begun.items():
+            measuring.addBoth(self._slave_measured, number)
+
+    def _slave_measured(self, result: object, number: int) -> None:
+        del self._measuring[number]
+        if isinstance(result, Failure) and result.check(CancelledError) is None:
+            self._log.failure("the staleness of a slave cannot be measured", result)
+        self._report()
+        if self.is_fresh(number) or not self._measuring:
+            self._tell()
 
     def _report(self) -> None:
         for number, slave in enumerate(self._slaves):
+            if self._found[number] is None and number in self._measuring:
+                continue  # Soon.
             fresh, before = self.is_fresh(number), self._was_fresh[number]
             self._was_fresh[number] = fresh
             if fresh and before is False:
@@ -184,21 +215,6 @@ class Staleness:
                     slave=slave,
                     reason=self.explain(number),
                 )
-
-    async def _measure(self) -> None:
-        at = self._master.seconds()
-        try:
-            master = await self._look_at_master()
-        except (PyMongoError, _UnknownLag) as error:
-            self._reasons = [f"the master does not tell: {error}"] * len(self._slaves)
-            return
-        await gatherResults(
-            [
-                Deferred.fromCoroutine(self._measure_slave(number, at, master))
-                for number in range(len(self._slaves))
-            ],
-            consumeErrors=True,
-        )
 
     async def _measure_slave(self, number: int, at: float, master: _Master) -> None:
         try:
