@@ -17,9 +17,10 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork
+from tests.storage.classes import NO_CATTRS
 from txmongokit.connection import ConnectionPool
 from txmongokit.options import KEYWORDS, ClientOptions, read_client_options
 from txmongokit.testing import replica_set
@@ -45,6 +46,7 @@ _BLOCKS = {
     "proxies": 2,
     "revocation": 2,
     "splitting": 4,
+    "storage": 5,
     "time": 3,
     "tracing": 1,
     "transactions": 5,
@@ -272,6 +274,14 @@ class CodeBlockTests(SynchronousTestCase):
         acknowledged as the guide asserts.
         """
         self.runs("splitting")
+
+    def test_storage(self) -> None:
+        """
+        Documents of classes are kept and found as the guide asserts.
+        """
+        if NO_CATTRS:
+            raise SkipTest(NO_CATTRS)
+        self.runs("storage")
 
     def test_types(self) -> None:
         """

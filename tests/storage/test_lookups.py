@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bson.code import Code
@@ -248,6 +249,20 @@ class RefusalTests(SynchronousTestCase):
         for other in ("2020", True, 1.0, None):
             self.refused("a__year", other, "a whole number")
         self.refused("a__0__month", 3, "places in lists", ValueError)
+
+
+class DocumentationTests(SynchronousTestCase):
+    """
+    C{docs/storage.rst} beside the lookups.
+    """
+
+    def test_table(self) -> None:
+        """Each lookup is in the table, and nothing else is."""
+        page = Path(__file__).resolve().parents[2] / "docs" / "storage.rst"
+        table = page.read_text().partition("   * - Lookup\n")[2]
+        rows = re.findall(r"(?m)^   \* - (.*)$", table.partition("\n\n")[0])
+        told = [name for row in rows for name in re.findall("``(.*?)``", row)]
+        self.assertEqual(sorted(told), sorted(LOOKUPS))
 
 
 SCALARS = (
