@@ -2,7 +2,7 @@
 GridFS over HTTP, with L{twisted.web}: files served and files taken.
 
 Web sessions have modules of their own: L{txmongokit.web.store},
-L{txmongokit.web.site} for L{twisted.web}.
+L{txmongokit.web.site} for L{twisted.web}, C{txmongokit.web.klein} for Klein.
 """
 
 from __future__ import annotations

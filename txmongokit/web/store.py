@@ -21,7 +21,7 @@ The interface, in short (all but the first three return Deferreds)::
     store.bind_user(record, user)                 the record, with a new id and its user
     store.lock(id, *, wait=None)                  SessionLock: async with, or .release()
     store.for_user(user, *, limit=1000)           list of SessionSummary, last used first
-    store.revoke_user(user)                       int
+    store.revoke_user(user, *, but=None)          int
     store.delete_key(summary.key)                 bool
     store.revoke_exposed(ids)                     int: confidential ones among these
     store.expire()                                int: what had ended is removed
@@ -534,13 +534,17 @@ class MongoSessionStore:
         )
         return found.to_list(None).addCallback(lambda documents: [*map(_summary, documents)])
 
-    def revoke_user(self, user: str) -> Deferred[int]:
+    def revoke_user(self, user: str, *, but: object = None) -> Deferred[int]:
         """
         End every session of a user at once.
 
+        @param but: the id of one that stays.
         @return: fires with how many.
         """
-        return self._delete_many({"user": check_user(user)})
+        query: dict[str, Any] = {"user": check_user(user)}
+        if self.is_well_formed(but):
+            query["_id"] = {"$ne": digest_of(str(but))}
+        return self._delete_many(query)
 
     def delete_key(self, key: str) -> Deferred[bool]:
         """
