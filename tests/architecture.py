@@ -294,7 +294,11 @@ def _may_import(importer: str, imported: str) -> bool:
     if source == "applications":
         if target == "applications":
             return (
-                first == other or other == "settings" or (first, other) == ("oplog", "replicator")
+                first == other
+                or other == "settings"
+                or (first, other) == ("oplog", "replicator")
+                # The reactor as threads see it.
+                or (first, imported) == ("settings", "web.reactorthread")
             )
         return target in ("api", "root")
     if source == "api":

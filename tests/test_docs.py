@@ -45,6 +45,7 @@ _BLOCKS = {
     "pool": 1,
     "proxies": 2,
     "revocation": 2,
+    "settings": 5,
     "splitting": 4,
     "storage": 5,
     "time": 3,
@@ -215,6 +216,13 @@ class CodeBlockTests(SynchronousTestCase):
         revoked is refused.
         """
         self.runs("revocation")
+
+    def test_settings(self) -> None:
+        """
+        Settings give what the guide asserts; L{tests.integration.test_pyramid}
+        serves its Pyramid application.
+        """
+        self.runs("settings")
 
     def test_newer_servers(self) -> None:
         """
