@@ -140,12 +140,16 @@ class WheelTests(SynchronousTestCase):
 
     def test_plugin_is_found(self) -> None:
         """
-        C{twistd --help} of the fresh environment lists C{mongosync}, though
-        the plugin was installed plainly and not from this tree.
+        C{twistd --help} of the fresh environment lists C{mongosync} and
+        C{mongosessions}, though the plugin was installed plainly and not from
+        this tree; and the latter runs.
         """
         run = "from twisted.scripts.twistd import run; run()"
         listing = _run(self.installation.python, "-c", run, "--help", cwd=self.installation.folder)
         self.assertRegex(listing, r"mongosync +Replicate one MongoDB deployment into another\.")
+        self.assertRegex(listing, r"mongosessions +Keep web sessions in MongoDB")
+        command = (self.installation.python, "-c", run, "mongosessions", "--help")
+        self.assertIn("--token-file=", _run(*command, cwd=self.installation.folder))
 
     def test_imports_from_the_wheel(self) -> None:
         """

@@ -26,9 +26,11 @@ class Application:
     Pages that use a session in each of the ways that there are.
 
     @ivar explicit: the same without locks.
+    @ivar impatient: the same, but soon tired of waiting for them.
     """
 
     explicit: Application | None = None
+    impatient: Application | None = None
 
     @cherrypy.expose
     @cherrypy.tools.json_out()
@@ -127,6 +129,7 @@ def configuration(uri: str, collection: str) -> dict[str, Any]:
             "tools.sessions.httponly": True,
         },
         "/explicit": {"tools.sessions.locking": "explicit"},
+        "/impatient": {"tools.sessions.lock_timeout": 0.2},
     }
 
 
@@ -134,7 +137,7 @@ def main(server: str, port: str, uri: str, collection: str) -> None:
     """Serve until a signal comes."""
     cherrypy.config.update({"environment": "production", "log.screen": True})
     application = Application()
-    application.explicit = Application()
+    application.explicit, application.impatient = Application(), Application()
     cherrypy.tree.mount(application, "/", configuration(uri, collection))
     if server == "cherrypy":
         cherrypy.config.update(

@@ -172,6 +172,18 @@ class CherryPyTests(SynchronousTestCase):
         self.assertEqual((set(states), data["count"]), ({200}, 50))
         self.assertEqual(self.collection["locks"].count_documents({}), 0)
 
+    def test_busy(self) -> None:
+        """Who waits too long for others is told to come again, and nothing is changed."""
+        visitor = self.visitor()
+        visitor.get("/add")
+        with ThreadPoolExecutor(1) as threads:
+            slow = threads.submit(Visitor(visitor.port, visitor.cookies).get, "/add?pause=1")
+            while self.collection["locks"].count_documents({}) == 0:
+                self.assertFalse(slow.done())
+            self.assertEqual(visitor.get("/impatient/add")[0], 503)
+            self.assertEqual(slow.result(), (200, "2"))
+        self.assertEqual(visitor.get("/impatient/add"), (200, "3"))
+
     def test_own_locks(self) -> None:
         """With locks of the application's own, too; without, none that was told is lost."""
         states, data = self.count([f"{EXPLICIT}/locked"] * 20)

@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from txmongokit.connection import ConnectionPool
 from txmongokit.database import Database
 from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.web.merging import merge
 from txmongokit.web.reactorthread import NoAnswer, ReactorEnded, reactor_thread
 from txmongokit.web.store import (
     MongoSessionStore,
@@ -44,7 +45,7 @@ from txmongokit.web.store import (
     SessionUnreadable,
 )
 
-__all__ = ["LockTimeout", "LostUpdate", "Session", "SessionsUnavailable"]
+__all__ = ["LockTimeout", "LostUpdate", "Session", "SessionsUnavailable", "close_clients"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,7 +56,6 @@ _LONGEST_LOCK = 3600.0
 # Behind the servers, whose last requests still need their sessions.
 _BEHIND_SERVERS = 90
 _CLOSING = 10.0
-_NOTHING = object()
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -187,6 +187,14 @@ class _Stores:
 
 
 _stores = _Stores()
+
+
+def close_clients() -> None:
+    """
+    Close the clients of C{tools.sessions.uri}, as the engine does when it
+    stops; the next session opens them again.
+    """
+    _stores.close()
 
 
 class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has no types
@@ -360,7 +368,10 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
             try:
                 self.wait_for(write, record)
             except SessionConflict as conflict:
-                record = _merged(conflict)
+                try:
+                    record = merge(conflict)
+                except SessionConflict as error:
+                    raise LostUpdate from error
                 self._data = record.data
             else:
                 return record
@@ -471,22 +482,3 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
 
     def __bool__(self) -> bool:
         return True
-
-
-def _merged(conflict: SessionConflict) -> SessionRecord:
-    """
-    What others have saved, with what this request has changed.
-    """
-    mine, base, current = conflict.record, conflict.base, conflict.current
-    for name in {*mine.data, *base}:
-        wanted, before = mine.data.get(name, _NOTHING), base.get(name, _NOTHING)
-        if wanted == before:
-            continue
-        if current.data.get(name, _NOTHING) != before:
-            raise LostUpdate
-        if wanted is _NOTHING:
-            del current.data[name]
-        else:
-            current.data[name] = wanted
-    current.lifetime = mine.lifetime
-    return current
