@@ -208,7 +208,9 @@ class Visit:
         See L{IConsumer.registerProducer
         <twisted.internet.interfaces.IConsumer.registerProducer>}.
         """
-        if self._held is not None:
+        if self._failed:
+            producer.stopProducing()
+        elif self._held is not None:
             self._producer = producer, streaming
         else:
             self._register(producer, streaming)
@@ -220,7 +222,7 @@ class Visit:
         """
         if self._producer is not None:
             self._producer = None
-        else:
+        elif not self._failed:
             self._unregister()
 
     # Its edges.

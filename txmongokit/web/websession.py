@@ -23,7 +23,6 @@ from txmongokit.web.store import MongoSessionStore
 __all__ = ["KeptSessions", "StoredSession"]
 
 _log = Logger()
-_MOST_KEPT = 10_000
 
 
 class StoredSession(Session):
@@ -166,12 +165,13 @@ class KeptSessions:
     The sessions of this process that have something in memory: components,
     or callbacks for their end.
 
-    At most ten thousand: then those that were used longest ago lose what they
-    have.
+    @param most: how many; then those that were used longest ago lose what they
+        have.
     """
 
-    def __init__(self, store: MongoSessionStore) -> None:
+    def __init__(self, store: MongoSessionStore, most: int = 10_000) -> None:
         self._store = store
+        self._most = most
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ class KeptSessions:
         session.uid = session.record.id.encode("ascii")
         if session.ended or not (session.adapted or session.expireCallbacks):
             return
-        while len(self._kept) >= _MOST_KEPT:
+        while len(self._kept) >= self._most:
             self.forget(next(iter(self._kept)))
         self._watch(session)
 
