@@ -195,9 +195,14 @@ class QueryTests(StorageTestCase):
         odd = [{"v": None}, {}, {"v": []}, {"v": [1, None, [2]]}, {"v": {"a": 1}}, {"v": 1.0}]
         for document in odd:
             await storage.save(document)
+        nested = [{"a": 1}, {"a": [2, [3], {"a": 1}]}, {}, 5, {"a": None}, [{"a": 6}]]
+        await storage.save({"v": [7], "w": nested})
+        await storage.save({"v": 7, "w": {"a": 8}})
+        for name in ("v", "w", "w.a"):
+            few = await storage.find().values(name)
+            sliced = await storage.find()[:100].values(name)
+            self.assertEqual(sorted(map(repr, few)), sorted(map(repr, sliced)))
         few = await storage.find().values("v")
-        sliced = await storage.find()[:100].values("v")
-        self.assertEqual(sorted(map(repr, few)), sorted(map(repr, sliced)))
         await storage.collection.insert_many([{"v": chr(97 + n) * 1_000_000} for n in range(17)])
         many = await storage.find().values("v")
         self.assertEqual(len(many), len(few) + 17)
@@ -239,6 +244,8 @@ class KeyTests(StorageTestCase):
         self.assertEqual(await storage.save({"name": "Ada"}, key), key)
         self.assertEqual(await storage.get(dict, key), {"_id": key, "name": "Ada"})
         self.assertNotEqual(await storage.save({"name": "Ada"}), key)
+        self.assertEqual(await storage.save({}, key), key)
+        self.assertEqual(await storage.get(dict, key), {"_id": key})
         self.assertEqual(await storage.save(Note(text="x"), "mine"), "mine")
         self.assertIsInstance(await storage.get(Note, "mine"), Note)
         error = await self.error_of(storage.get(dict, "no"), KeyError)
@@ -261,6 +268,9 @@ class KeyTests(StorageTestCase):
         for number, key in enumerate(keys):
             await storage.save({"n": number}, key)
         asked = [*reversed(keys), 3.0, Decimal128("2.5"), 7]
+        for number, key in ((0, 3.0), (6, Decimal128("2.5")), (9, 7)):
+            await storage.save({"n": number}, key)
+        self.assertEqual(await storage.find().count(), len(keys))
         got = await storage.get_many(dict, asked)
         self.assertEqual([each["n"] for each in got], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 6, 9])
         error = await self.error_of(storage.get_many(dict, [1, 3, {"a": 1}]), MissingKey)

@@ -132,6 +132,17 @@ class ReconnectTests(SynchronousTestCase):
         self.network.advance(0.1)
         return closed
 
+    def test_cancelled(self) -> None:
+        """Cancelling the wait closes what was to be closed all the same."""
+        first = self.storage.find().count()
+        self.network.advance(0.1)
+        done = self.storage.reconnect(grace=60.0)
+        done.cancel()
+        self.network.advance(0.1)
+        self.failureResultOf(done)
+        self.failureResultOf(first, AutoReconnect)
+        self.network.end(self.storage.collection.database.client)
+
     def test_finished(self) -> None:
         """When what is under way has ended, the wait is over."""
         first = self.storage.find().count()
@@ -216,7 +227,7 @@ class KeyTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(storage.save(*arguments)), 5)
             (statement,) = runner.statements()
             self.assertEqual((statement["q"], statement["upsert"]), ({"_id": 5}, True))
-            self.assertEqual(statement["u"], {"_id": 5, "a": 1})
+            self.assertEqual(statement["u"], {"a": 1})
 
     def test_save_refused(self) -> None:
         """Two keys, or operators for fields, are refused at once."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 import sys
 import uuid
 from collections import OrderedDict
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 import bson
 from bson.binary import UuidRepresentation
@@ -49,6 +49,12 @@ def read(doc_class: type[Any], document: dict[str, Any], **options: Any) -> Any:
     return DocumentClasses(**options).of(doc_class).decode(document, "db.things")
 
 
+class Entry(TypedDict):
+    """What documents have in them, for mypy."""
+
+    title: str
+
+
 class DictTests(SynchronousTestCase):
     """
     Mappings are documents as they are.
@@ -67,6 +73,8 @@ class DictTests(SynchronousTestCase):
         self.assertIsInstance(note, Note)
         self.assertEqual(note.title, "One")
         self.assertIsInstance(read(OrderedDict, {"_id": 5}), OrderedDict)
+        self.assertEqual(read(Entry, {"_id": 5, "title": "x"}), {"_id": 5, "title": "x"})
+        self.assertEqual(read(dict, {"title": "x"}), {"title": "x"})
 
     def test_key_field(self) -> None:
         """The key may have another name."""
@@ -143,6 +151,13 @@ class ConvertedTests(SynchronousTestCase):
         """A class without a field for the key does not see it."""
         self.assertEqual(stored(Point(1.0)), {"x": 1.0, "y": 0.0})
         self.assertEqual(read(Point, {"_id": 5, "x": 1, "y": 2.5}), Point(1.0, 2.5))
+        self.assertEqual(read(Point, {"x": 1}), Point(1.0))
+
+    def test_time_zone(self) -> None:
+        """A date alone is that of UTC, whatever the time zone that dates are read in."""
+        moment = datetime(1815, 12, 9, 22, tzinfo=timezone(timedelta(hours=-2)))
+        ada = read(Person, {"_id": KEY, "name": "Ada", "born": moment})
+        self.assertEqual(ada.born, date(1815, 12, 10))
 
     def test_attrs(self) -> None:
         """An attrs class may have its key in C{_id}."""
@@ -192,6 +207,7 @@ class ConvertedTests(SynchronousTestCase):
             (Point, {"x": "secret"}, "this is no float @ $.x"),
             (Everything, {"price": 5}, "this is no Decimal @ $.price"),
             (Person, {"name": "x", "born": "secret"}, "born"),
+            (Person, {"name": "x", "born": datetime.fromtimestamp(5, UTC)}, "born"),
             (Film, {"title": "x", "year": 1700}, "greater than or equal to 1888 @ $.year"),
             (Film, {"title": ["secret"]}, "Input should be a valid string @ $.title"),
         ):

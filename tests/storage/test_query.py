@@ -85,6 +85,7 @@ class SayingTests(SynchronousTestCase):
         self.assertRaises(ValueError, query.order_by, "a", "-a")
         self.assertRaises(ValueError, query.order_by, "$a")
         self.assertRaises(ValueError, query.values, "a__year")
+        self.assertRaises(ValueError, part.values, "a.0")
 
 
 class AskingTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 import bson
 from bson.objectid import ObjectId
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 
 from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool, MongoConnection
@@ -68,10 +68,16 @@ class _Link:
         if self._active and grace > 0:
             self._idle = Deferred()
             waits = [self._idle, self.client.sleep(grace)]
-            await DeferredList(waits, fireOnOneCallback=True, consumeErrors=True)
-            self._idle = None
-            waits[1].cancel()
-        await self.client.disconnect()
+            try:
+                ended: Any = await DeferredList(waits, fireOnOneCallback=True, consumeErrors=True)
+                if isinstance(ended, list):  # Neither has ended as it should.
+                    raise CancelledError
+            finally:
+                self._idle = None
+                waits[1].cancel()
+                await self.client.disconnect()
+        else:
+            await self.client.disconnect()
 
 
 class StorageAdapter:
@@ -187,6 +193,7 @@ class StorageAdapter:
         @return: fires with C{None} when a server has been found; fails with
             L{txmongokit.errors.ServerSelectionTimeoutError} where there is
             none, or L{InvalidOperation} where the client was given.
+            Cancelling ends the wait: the old connections are closed at once.
         """
         if self._borrowed:
             return fail(InvalidOperation("the client was given: whoever made it reconnects it"))
@@ -284,12 +291,13 @@ class StorageAdapter:
                     "without its own"
                 )
             key = primary_key
-            document = {**document, "_id": key}
+        # The server's own _id stays: it may be of another type, as 1 and 1.0 are one key.
+        fields = {name: value for name, value in document.items() if name != "_id"}
 
         async def save(collection: Collection[dict[str, Any]]) -> Any:
             if key is None:
-                return (await collection.insert_one(document)).inserted_id
-            await collection.replace_one(equal("_id", key), document, upsert=True)
+                return (await collection.insert_one(fields)).inserted_id
+            await collection.replace_one(equal("_id", key), fields, upsert=True)
             return key
 
         return self.during(save)
@@ -322,12 +330,12 @@ class StorageAdapter:
     # By conditions.
 
     @overload
-    def find(self, doc_class: type[T], **conditions: Any) -> QueryAdapter[T]: ...
+    def find(self, /, doc_class: type[T], **conditions: Any) -> QueryAdapter[T]: ...
 
     @overload
-    def find(self, **conditions: Any) -> QueryAdapter[dict[str, Any]]: ...
+    def find(self, /, **conditions: Any) -> QueryAdapter[dict[str, Any]]: ...
 
-    def find(self, doc_class: Any = dict, **conditions: Any) -> QueryAdapter[Any]:
+    def find(self, /, doc_class: Any = dict, **conditions: Any) -> QueryAdapter[Any]:
         """
         The documents that meet some conditions, or all, as instances of a
         class.  Nothing is sent before the query is used.
@@ -338,7 +346,7 @@ class StorageAdapter:
         return query.where(**conditions) if conditions else query
 
     def get_or_create(
-        self, doc_class: type[T], *, defaults: Mapping[str, Any] | None = None, **kwargs: Any
+        self, /, doc_class: type[T], *, defaults: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> Deferred[tuple[T, bool]]:
         """
         A document with some values, the first that is found; where there is

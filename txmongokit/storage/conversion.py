@@ -6,7 +6,7 @@ module that needs C{cattrs}.
 from __future__ import annotations
 
 import uuid
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Union
@@ -131,9 +131,11 @@ def _midnight(day: date) -> datetime:
 
 
 def _day(value: Any, kind: Any) -> date:
-    if not isinstance(value, datetime) or value.time() != time():
-        raise TypeError("not a date alone")
-    return value.date()
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo is None else value.astimezone(UTC)
+        if moment.time() == time():
+            return moment.date()
+    raise TypeError("not a date alone")
 
 
 def _decimal(value: Any, kind: Any) -> Decimal:

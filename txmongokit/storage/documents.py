@@ -95,8 +95,8 @@ class DocumentClass(Generic[T]):
         """
         fields = dict(document)
         name = self.names.key
-        key = fields["_id"]
-        if name != "_id":
+        key = fields.get("_id")  # A view may have none.
+        if name != "_id" and "_id" in fields:
             del fields["_id"]
             if name in fields:
                 raise self._misfit(

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from txmongokit.storage.text import (
@@ -268,37 +269,39 @@ def _part_of_date(operator: str, most: int) -> Lookup:
     return translated
 
 
-LOOKUPS: Mapping[str, Lookup] = {
-    "exact": _exact,
-    "is": _exact,
-    "eq": _exact,
-    "equals": _exact,
-    "ne": _ne,
-    "gt": _comparison("$gt"),
-    "gte": _comparison("$gte"),
-    "lt": _comparison("$lt"),
-    "lte": _comparison("$lte"),
-    "between": _between,
-    "in": _in,
-    "exists": _exists,
-    "startswith": _searching("^", ""),
-    "istartswith": _searching("^", "", "i"),
-    "endswith": _searching("", r"\z"),
-    "iendswith": _searching("", r"\z", "i"),
-    "iexact": _searching("^", r"\z", "i"),
-    "contains": _all_or_one(_part),
-    "icontains": _all_or_one(lambda condition: _part(condition, "i")),
-    "contains_any": _any_of(_part),
-    "like": _all_or_one(_phrase),
-    "like_any": _any_of(_phrase),
-    "search": _search,
-    "matches": _matches,
-    "imatches": _matches_caseless,
-    "matches_caseless": _matches_caseless,
-    "year": _year,
-    "month": _part_of_date("$month", 12),
-    "day": _part_of_date("$dayOfMonth", 31),
-}
+LOOKUPS: Mapping[str, Lookup] = MappingProxyType(
+    {
+        "exact": _exact,
+        "is": _exact,
+        "eq": _exact,
+        "equals": _exact,
+        "ne": _ne,
+        "gt": _comparison("$gt"),
+        "gte": _comparison("$gte"),
+        "lt": _comparison("$lt"),
+        "lte": _comparison("$lte"),
+        "between": _between,
+        "in": _in,
+        "exists": _exists,
+        "startswith": _searching("^", ""),
+        "istartswith": _searching("^", "", "i"),
+        "endswith": _searching("", r"\z"),
+        "iendswith": _searching("", r"\z", "i"),
+        "iexact": _searching("^", r"\z", "i"),
+        "contains": _all_or_one(_part),
+        "icontains": _all_or_one(lambda condition: _part(condition, "i")),
+        "contains_any": _any_of(_part),
+        "like": _all_or_one(_phrase),
+        "like_any": _any_of(_phrase),
+        "search": _search,
+        "matches": _matches,
+        "imatches": _matches_caseless,
+        "matches_caseless": _matches_caseless,
+        "year": _year,
+        "month": _part_of_date("$month", 12),
+        "day": _part_of_date("$dayOfMonth", 31),
+    }
+)
 """
 Each lookup by what follows the last C{__} of a condition's name.
 """

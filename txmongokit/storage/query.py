@@ -156,7 +156,7 @@ class QueryAdapter(Generic[T]):
 
     # Saying more.
 
-    def where(self, **conditions: Any) -> QueryAdapter[T]:
+    def where(self, /, **conditions: Any) -> QueryAdapter[T]:
         """
         Those documents that meet every condition, too.
 
@@ -169,7 +169,7 @@ class QueryAdapter(Generic[T]):
         """
         return self._narrowed(self._clauses(conditions))
 
-    def where_not(self, **conditions: Any) -> QueryAdapter[T]:
+    def where_not(self, /, **conditions: Any) -> QueryAdapter[T]:
         """
         Those documents that meet none of the conditions; among them are those
         without the field.
@@ -301,25 +301,28 @@ class QueryAdapter(Generic[T]):
         @param name: a field; C{a__b} is the field C{b} of the document C{a}.
         @return: fires with the values as they are stored, in no order.
         @raise TypeError: there is no such field.
+        @raise ValueError: it cannot be a field's name.
         """
         path = field_path(name, self._kind.names)
+        if self._part != _Range() and _has_place(path):
+            raise ValueError(f"{name!r}: of a slice there are no values at a place in lists")
         if self._part.limit == 0:
             return succeed([])
         return self._source.during(lambda collection: self._values(collection, path))
 
     async def _values(self, collection: Collection[dict[str, Any]], path: str) -> list[Any]:
-        if self._part == _Range():
+        whole = self._part == _Range()
+        if whole:
             try:
                 return await collection.distinct(path, self.filter)
             except OperationFailure as error:
-                if error.code != _DISTINCT_TOO_BIG:
+                if error.code != _DISTINCT_TOO_BIG or _has_place(path):
                     raise
         stages: list[dict[str, Any]] = [{"$match": self.filter}]
-        if self._part != _Range():
+        if not whole:
             stages += [{"$sort": dict(self._order)}] if self._order else []
             stages += self._part.stages
-        stages += [{"$project": {"_id": 0, "value": _members(path)}}]
-        stages += [{"$unwind": "$value"}, {"$group": {"_id": "$value"}}]
+        stages += [*_members(path), {"$group": {"_id": "$value"}}]
         return [each["_id"] async for each in collection.aggregate(stages, allow_disk_use=True)]
 
     def delete(self) -> Deferred[int]:
@@ -343,8 +346,19 @@ def _check_place(place: object) -> None:
         raise ValueError(f"places are counted from the beginning: {place} is none")
 
 
-def _members(path: str) -> dict[str, Any]:
-    """The values of a field as C{distinct} sees them, as a list."""
+def _has_place(path: str) -> bool:
+    return any(part.isdigit() for part in path.split("."))
+
+
+def _members(path: str) -> list[dict[str, Any]]:
+    """Stages that give the values of a field as C{distinct} sees them."""
+    parts = path.split(".")
+    stages: list[dict[str, Any]] = []
+    for count in range(1, len(parts)):
+        outer = ".".join(parts[:count])
+        # Of lists within lists it does not see the members' fields.
+        stages += [{"$unwind": f"${outer}"}, {"$match": {outer: {"$not": {"$type": "array"}}}}]
     field = f"${path}"
     alone = {"$cond": [{"$eq": [{"$type": field}, "missing"]}, [], [field]]}
-    return {"$cond": [{"$isArray": field}, field, alone]}
+    members = {"$cond": [{"$isArray": field}, field, alone]}
+    return [*stages, {"$project": {"_id": 0, "value": members}}, {"$unwind": "$value"}]
