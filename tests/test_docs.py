@@ -12,6 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -45,6 +46,8 @@ _BLOCKS = {
     "pool": 1,
     "proxies": 2,
     "revocation": 2,
+    "sessions-cherrypy": 2,
+    "sessions-rest": 1,
     "settings": 5,
     "splitting": 4,
     "storage": 5,
@@ -250,6 +253,20 @@ class CodeBlockTests(SynchronousTestCase):
         Files go up and come down, over HTTP, too, as the guide has it.
         """
         self.runs("gridfs")
+
+    def test_sessions_cherrypy(self) -> None:
+        """
+        CherryPy's sessions count visits, under its own server and Twisted's.
+        """
+        if find_spec("cherrypy") is None:
+            raise SkipTest("CherryPy is not installed (extra txmongokit[cherrypy])")
+        self.runs("sessions-cherrypy")
+
+    def test_sessions_rest(self) -> None:
+        """
+        A session is read, changed and ended over HTTP.
+        """
+        self.runs("sessions-rest")
 
     def test_pool(self) -> None:
         """
