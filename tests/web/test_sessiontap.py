@@ -8,6 +8,7 @@ import signal
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.trial.unittest import SynchronousTestCase
@@ -48,10 +49,21 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["http"], "tcp:8080:interface=127.0.0.1")
         self.assertEqual((options["max-listed"], options["reap-every"]), (7, 0.5))
 
+    def test_file(self) -> None:
+        """The connection string may be in a file."""
+        path = Path(self.mktemp())
+        path.write_text(f"{DB}\n")
+        options = Options()
+        options.parseOptions(["--db-file", str(path)])
+        self.assertEqual(options["db"], DB)
+
     def test_refused(self) -> None:
         """What cannot be used is told with the option, and without secrets."""
         for given, part in (
-            ((), "--db is missing"),
+            ((), "by --db or by --db-file"),
+            (("--db", DB, "--db-file", "f"), "by --db or by --db-file"),
+            (("--db-file", "/no/such/file"), "cannot be read: No such file"),
+            (("--db-file", sys.executable), "no text"),
             ((DB,), "give --db URI"),
             (("--db", DB, TOKEN), "belong to no option"),
             (("--db", DB, "--timeout", "0"), "--timeout '0' must be a number from 1"),
@@ -117,6 +129,19 @@ class ServiceTests(SynchronousTestCase):
         self.assertNotEqual(signal.getsignal(signal.SIGHUP), before)
         reloading.stopService()
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+    def test_socket(self) -> None:
+        """A UNIX socket without a token is this user's alone, or whose it is said to be."""
+        for given, mode in ((":mode=660", 0o660), ("", 0o600)):
+            path = self.mktemp()
+            service = makeService(self.options("--http", f"unix:{path}{given}"))
+            assert isinstance(service, SessionServer)
+            listening: Any = service.services[1]
+            self.assertEqual(listening.endpoint._mode, mode)
+        service = makeService(self.options("--http", "unix:s", "--token-file", self.token_file()))
+        assert isinstance(service, SessionServer)
+        listening = service.services[1]
+        self.assertEqual(listening.endpoint._mode, 0o666)
 
     def test_refused(self) -> None:
         """What turns out to be unusable only then is told as well."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.application import strports
@@ -51,6 +52,7 @@ class Options(usage.Options):
     # The values are text here; L{Options.postOptions} reads them.
     optParameters = [  # noqa: RUF012  # as Twisted declares it
         ["db", None, None, "Connection string with the name of a database, mongodb://host/name."],
+        ["db-file", None, None, "File with that string, which other users then do not see."],
         ["collection", None, "sessions", "Where the sessions are in that database."],
         ["timeout", None, "3600", "Seconds that a session lasts after its last use."],
         ["reap-every", None, "60", "Seconds between two removals of what has ended."],
@@ -88,9 +90,8 @@ class Options(usage.Options):
         """
         Check what was given.
         """
-        if not self["db"]:
-            raise usage.UsageError("--db is missing: give the connection string of a database")
         try:
+            self["db"] = self._database()
             for name, least, most, kind in (
                 ("timeout", 1, 315_360_000, float),
                 ("reap-every", 0.1, 86_400, float),
@@ -111,6 +112,19 @@ class Options(usage.Options):
                 raise ValueError("--token-file is for --http, which is missing")
         except (EndpointError, ValueError) as error:
             raise usage.UsageError(str(error)) from None
+
+    def _database(self) -> str:
+        given, path = self["db"], self["db-file"]
+        if (given is None) == (path is None):
+            raise ValueError("give the connection string of a database, by --db or by --db-file")
+        if path is None:
+            return str(given)
+        try:
+            return Path(path).read_text("utf-8").strip()
+        except OSError as error:
+            raise ValueError(f"--db-file {path!r} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"--db-file {path!r} is no text in UTF-8") from None
 
 
 def makeService(options: Options) -> IService:
@@ -143,7 +157,9 @@ def _service(reactor: Any, options: Options) -> MultiService:
         sessions.setServiceParent(alone)
         return alone
     tokens = None
-    if options["token-file"] is not None:
+    if options["token-file"] is None:
+        place = _for_this_user(place)
+    else:
         tokens = TokenFile(options["token-file"], reactor.seconds)
     limits = Limits(
         body=options["max-body"],
@@ -161,6 +177,16 @@ def _service(reactor: Any, options: Options) -> MultiService:
     if tokens is not None:
         _Reloading(reactor, tokens).setServiceParent(server)
     return server
+
+
+def _for_this_user(place: str) -> str:
+    """
+    A UNIX socket without a token is for the user who runs the service, unless
+    it says otherwise; Twisted's own is for everybody on the machine.
+    """
+    if place.startswith("unix:") and ":mode=" not in place:
+        return f"{place}:mode=600"
+    return place
 
 
 class _Reloading(Service):
