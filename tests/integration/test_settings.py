@@ -4,7 +4,9 @@ L{txmongokit.settings} on real servers: the seed's own, and threads that wait.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +17,21 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.deployments import Commands, shared_set
+from tests.deployments import Commands, shared_secure, shared_set
 from txmongokit.errors import (
     DuplicateKeyError,
     InvalidOperation,
     PyMongoError,
 )
 from txmongokit.masterslave import MasterSlaveConnection
-from txmongokit.settings import from_settings
-from txmongokit.settings.blocking import Blocking, BlockingHandle
+from txmongokit.settings import (
+    MongoHandle,
+    from_environment,
+    from_ini,
+    from_settings,
+    from_toml,
+)
+from txmongokit.settings.blocking import Blocking, BlockingHandle, blocking_from_settings
 from txmongokit.web.reactorthread import ReactorThread
 
 
@@ -124,6 +132,71 @@ class SplitTests(SettingsCase):
         return self.in_thread(use).addCallback(look)
 
 
+class SecureTests(TestCase):
+    """
+    A server that demands TLS and a password, from each source.
+    """
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        """A folder with the password in a file."""
+        deployment = shared_secure()
+        self.folder = Path(self.mktemp()).resolve()
+        self.folder.mkdir()
+        (self.folder / "password").write_text("pw\n")
+        self.values = {
+            "master_host": "localhost",
+            "master_port": str(deployment.addresses[0][1]),
+            "db": "settings",
+            "tls": "true",
+            "tlsCAFile": str(deployment.ca_file),
+            "username": "new",
+            "authMechanism": "SCRAM-SHA-256",
+            "max_pool_size": "2",
+        }
+
+    async def logs_in(self, handle: MongoHandle) -> None:
+        """It is the user of the settings."""
+        self.addCleanup(handle.disconnect)
+        status = await handle.db.command("connectionStatus")
+        users = status["authInfo"]["authenticatedUsers"]
+        self.assertEqual([each["user"] for each in users], ["new"])
+
+    def test_ini(self) -> Deferred[None]:
+        """An C{.ini} file, with the password beside it."""
+        lines = "\n".join(f"mongo.{name} = {value}" for name, value in self.values.items())
+        path = self.folder / "shop.ini"
+        path.write_text(f"[app:main]\n{lines}\nmongo.password_file = %(here)s/password\n")
+        return Deferred.fromCoroutine(self.logs_in(from_ini(path)))
+
+    def test_toml(self) -> Deferred[None]:
+        """TOML, with its own types."""
+        given = {**self.values, "password_file": str(self.folder / "password")}
+        lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
+        path = self.folder / "shop.toml"
+        text = lines.replace('tls = "true"', "tls = true").replace('size = "2"', "size = 2")
+        path.write_text(f"[mongo]\n{text}\n")
+        handle = from_toml(path)
+        self.assertEqual(handle.db_conn.client_options.max_pool_size, 2)
+        return Deferred.fromCoroutine(self.logs_in(handle))
+
+    def test_environment(self) -> Deferred[None]:
+        """The environment."""
+        environ = {f"MONGO_{name.upper()}": value for name, value in self.values.items()}
+        environ["MONGO_PASSWORD_FILE"] = str(self.folder / "password")
+        return Deferred.fromCoroutine(self.logs_in(from_environment(environ)))
+
+    def test_connection_string(self) -> Deferred[None]:
+        """A connection string in a file, with its password apart."""
+        host = f"localhost:{self.values['master_port']}"
+        (self.folder / "uri").write_text(f"mongodb://new@{host}/settings?tls=true&authSource=admin")
+        names = {f"mongo.{name}_file": str(self.folder / name) for name in ("uri", "password")}
+        handle = from_settings({**names, "mongo.tls_ca_file": self.values["tlsCAFile"]})
+        self.assertEqual(handle.db.name, "settings")
+        return Deferred.fromCoroutine(self.logs_in(handle))
+
+
 class BlockingTests(SettingsCase):
     """
     L{Blocking}, as threads have it.
@@ -142,7 +215,9 @@ class BlockingTests(SettingsCase):
             found = [each["_id"] for each in things.find({}, batch_size=100).sort("_id", -1)]
             self.assertEqual(found, list(reversed(range(250))))
             self.assertEqual(things.find()[5:8].to_list(), [{"_id": n} for n in (5, 6, 7)])
-            self.assertEqual(things.find().sort("_id").next(), {"_id": 0})
+            first = things.find().sort("_id").limit(2)
+            self.assertEqual([first.next(), next(first)], [{"_id": 0}, {"_id": 1}])
+            self.assertRaises(StopIteration, next, first)
             for each in things.find({}, batch_size=2):
                 self.assertEqual(each, {"_id": 0})
                 break
@@ -207,6 +282,11 @@ class BlockingTests(SettingsCase):
                     self.assertEqual(change["documentKey"], {"_id": number})
                     if number == 2:
                         break
+            with waiting.db.things.watch() as changes:
+                waiting.db.things.drop()
+                kinds = [change["operationType"] for change in changes]
+                self.assertEqual(kinds, ["drop", "invalidate"])
+                self.assertRaises(StopIteration, next, changes)
 
         return self.in_thread(use)
 
@@ -245,6 +325,16 @@ class BlockingTests(SettingsCase):
             self.assertIn("on its own thread use the asynchronous db and db_conn", str(error))
 
         return deferLater(reactor, 0, use)
+
+    def test_made_in_a_thread(self) -> Deferred[None]:
+        """An application may be made in any thread, as long as it is closed."""
+
+        def use() -> None:
+            waiting = blocking_from_settings(settings(), appName="shop")
+            self.assertEqual(waiting.db.command("ping")["ok"], 1)
+            waiting.db_conn.disconnect()
+
+        return self.in_thread(use)
 
     def test_pylons(self) -> Deferred[None]:
         """Pylons' C{app_globals} has both, as controllers use them."""

@@ -167,9 +167,15 @@ class Blocking:
             return self._documents()
         raise TypeError(f"{target!r} cannot be iterated: iterate a cursor or a change stream")
 
+    def __next__(self) -> Any:
+        return self.next()
+
     def _changes(self) -> Iterator[Any]:
-        while self._target.alive:
-            yield self.next()
+        try:
+            while self._target.alive:
+                yield self.next()
+        except StopIteration:
+            return
 
     def _documents(self) -> Iterator[Any]:
         cursor, ended = self._target, False
@@ -222,6 +228,8 @@ def _wait_for(
 
     try:
         result = thread.call(None, begin)
+    except StopAsyncIteration:
+        raise StopIteration from None
     except ReactorEnded:
         raise AutoReconnect("the reactor has stopped: the application is at its end") from None
     finally:
