@@ -32,6 +32,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.load import checkpoint_gaps, differences
 from tests.replicas import Client, Pair, wait_for
+from txmongokit.testing import Credentials, Deployment, replica_set, standalone
 
 _NOW = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _CLONE = ("--resume-file", "none", "--clone")
@@ -504,3 +505,89 @@ class MeanwhileTests(CloneCase):
         self.assertEqual(first.returncode, 1, text)
         self.assertIn("taken over", text)
         self.assert_equal(output)
+
+
+class DeploymentTests(CloneCase):
+    """
+    C{--clone} from and to other deployments than two sets of one.
+    """
+
+    def setUp(self) -> None:
+        """They are started by each test."""
+
+    def use(self, source: Deployment, destination: Deployment) -> None:
+        """Clone from one to the other."""
+        self.pair = Pair(source, destination)
+        self.addCleanup(self.pair.close)
+        self.here, self.there = self.pair.here, self.pair.there
+        self.version = tuple(self.here.server_info()["versionArray"])
+
+    def fill(self, count: int = 3_000) -> None:
+        """Something of every kind that is treated in its own way."""
+        app = self.here["app"]
+        for start in range(0, count, 10_000):
+            app["a"].insert_many(documents(min(10_000, count - start), start, 500))
+        app["a"].create_index("n", unique=True)
+        app["b"].insert_many([{"_id": number, "at": _NOW} for number in range(10)])
+        app["b"].create_index("at", expireAfterSeconds=10**9)
+        app.create_collection("log", capped=True, size=1 << 20)
+        app["log"].insert_many(documents(100))
+        app.create_collection("v", viewOn="a", pipeline=[{"$match": {"n": 1}}])
+        if self.version >= (5,):
+            app.create_collection("ts", timeseries={"timeField": "t"})
+            app["ts"].insert_many([{"t": _NOW, "n": number} for number in range(10)])
+
+    def test_least_privileges(self) -> None:
+        """The privileges that the documentation names are enough to clone and to follow."""
+        self.use(
+            replica_set(name="from", auth=Credentials()), replica_set(name="to", auth=Credentials())
+        )
+        self.fill()
+        for client, roles in (
+            (self.here, [{"role": "read", "db": "local"}, "readAnyDatabase"]),
+            (self.there, ["readWriteAnyDatabase", "dbAdminAnyDatabase"]),
+        ):
+            client["admin"].command("createUser", "sync", pwd="pw", roles=roles)
+        # Another user's, who may do nothing, says what is missing.
+        self.there["admin"].command("createUser", "idle", pwd="pw", roles=[])
+        idle = self.pair.destination.uri.replace("root:secret@", "idle:pw@")
+        self.assertIn("'Privileges'", self.refused(*_CLONE, "--to", idle))
+        uris = [
+            each.uri.replace("root:secret@", "sync:pw@")
+            for each in (self.pair.source, self.pair.destination)
+        ]
+        output = self.clone("--from", uris[0], "--to", uris[1])
+        self.assert_equal(output)
+        self.here["app"]["log"].insert_many(documents(5, 200))
+        self.here["app"]["a"].create_index("text")
+        self.here["app"]["b"].rename("c")
+        self.assert_equal(self.clone("--from", uris[0], "--to", uris[1], "--verify"))
+
+    def test_elections(self) -> None:
+        """Either side has another primary while it is copied."""
+        self.use(replica_set(3, name="from"), replica_set(3, name="to"))
+        self.fill(40_000)
+        process = self.pair.start(*_CLONE, "--clone-tasks", "2")
+        for deployment in (self.pair.destination, self.pair.source):
+            before = self.there["app"]["a"].estimated_document_count()
+            wait_for(
+                lambda before=before: (  # type: ignore[misc]
+                    self.there["app"]["a"].estimated_document_count() > before
+                ),
+                "some documents",
+            )
+            self.assertEqual(self.phase(), "copy")
+            deployment.step_down()
+        output, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, output)
+        self.assert_equal(output)
+
+    def test_standalone(self) -> None:
+        """A standalone server, which has no transactions, is a destination for a clone."""
+        self.use(replica_set(name="from"), standalone())
+        self.fill()
+        self.clone()
+        self.here["app"]["a"].update_one({"_id": 5}, {"$set": {"n": -5}})
+        output = self.clone("--verify")
+        self.assertIn(": equal", output)
+        self.assertEqual(list(differences(self.here, self.there)), [])

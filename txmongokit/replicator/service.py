@@ -87,6 +87,7 @@ _EXPLAINED = (
 # How often progress is logged and the resume file written, in seconds.
 _REPORT_EVERY = 10.0
 _SAVE_EVERY = 1.0
+_NOT_AUTHORIZED = 13
 # How long stopping may take, in seconds.
 _GRACE = 10.0
 # How long a source may take to know again what a majority has, in seconds.
@@ -181,8 +182,11 @@ class MongosyncService(Service):
         except _EXPLAINED as error:
             raise ReplicationFailed(str(error)) from error
         except OperationFailure as error:
+            hint = ""
+            if error.code == _NOT_AUTHORIZED:
+                hint = ": give the users the roles that 'Privileges' in the documentation lists"
             raise ReplicationFailed(
-                f"a server refused (code {error.code}): {without_documents(error)}"
+                f"a server refused (code {error.code}): {without_documents(error)}{hint}"
             ) from error
         except PyMongoError as error:
             raise ReplicationFailed(str(error)) from error
