@@ -8,12 +8,16 @@ from __future__ import annotations
 import atexit
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.deployments import shared_set
+from tests.deployments import SharedTestCase, shared_set
 from tests.integration.visitors import Served, Visitor, free_port
 from txmongokit.web.records import digest_of
 
@@ -39,6 +43,59 @@ def shared_application(server: str) -> Served:
         served = _shared[server] = application(server).__enter__()
         atexit.register(served.end)
     return served
+
+
+class SwappedTests(SharedTestCase):
+    """
+    The options of C{jaraco.mongodb.sessions.Session}, on this class.
+    """
+
+    if find_spec("cherrypy") is None or find_spec("jaraco.modb") is None:
+        skip = "needs CherryPy and jaraco.modb: the extras cherrypy and modb"
+
+    def test_swapped(self) -> Deferred[None]:
+        """A database's handle, a codec for objects, and the rest of the dictionary's ways."""
+        database = self.client(shared_set().uri)[self.database]
+        return deferToThread(self.swapped, database)
+
+    def swapped(self, database: Any) -> None:
+        """See L{test_swapped}."""
+        from jaraco import modb
+
+        from txmongokit.web.cherrypy_sessions import LockTimeout, Session
+
+        options = {
+            "database": database,
+            "collection_name": "visits",
+            "codec": modb,
+            "lock_timeout": timedelta(seconds=0.1),
+            "clean_freq": 0,
+        }
+        session = Session(None, **options)
+        self.assertTrue(session)
+        self.assertEqual((len(session), session.locked), (0, False))
+        session.acquire_lock()
+        session["deadline"] = timedelta(days=1)
+        session["amounts"] = {Fraction(1, 3)}
+        session.save()
+        again = Session(session.id, **options)
+        again.acquire_lock()
+        self.assertEqual(dict(again.items()), dict(session.items()))
+        self.assertEqual(again.user, None)
+        self.assertRaises(LockTimeout, Session(session.id, **options).acquire_lock)
+        again.bind_user("ann")
+        self.assertTrue(again.locked)
+        again.release_lock()
+        third = Session(again.id, **{**options, "lock_timeout": None})
+        self.assertEqual((third.user, third["deadline"]), ("ann", timedelta(days=1)))
+        third.clean_up()
+        self.assertEqual(len(third), 1)
+        third.delete()
+        third["flash"] = "bye"
+        third.save()
+        self.assertNotEqual(third.id, again.id)
+        self.assertEqual(dict(Session(third.id, **options).items()), {"flash": "bye"})
+        self.assertTrue(Session(again.id, **options).missing)
 
 
 class CherryPyTests(SynchronousTestCase):

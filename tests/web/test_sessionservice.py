@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.fakes import FakeRunner, Script
+from tests.fakeserver import FakeNetwork
 from tests.web.logs import logged
 from txmongokit.connection import ConnectionPool
 from txmongokit.database import Database
@@ -67,6 +68,14 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(len(lines), 1)
         self.assertIn("AutoReconnect", lines[0])
 
+    def test_keeps(self) -> None:
+        """Once an hour the indexes are looked after."""
+        service = self.service(*INDEXES, {"n": 0, "ok": 1.0}, *INDEXES, reap_every=3600)
+        service.startService()
+        before = list(self.runner.names)
+        self.runner.clock.advance(3600)
+        self.assertEqual(self.runner.names, [*before, "delete", *before])
+
     def test_database_comes_later(self) -> None:
         """A database that is not there yet is tried again, less and less often."""
         service = self.service(AutoReconnect("a"), AutoReconnect("b"), *INDEXES)
@@ -104,7 +113,8 @@ class ServiceTests(SynchronousTestCase):
 
     def test_own_client(self) -> None:
         """A client of its own is closed, and another comes with the next start."""
-        options = {"reactor": Clock()}
+        network = FakeNetwork()
+        options = {"reactor": network.clock, "endpoint_factory": network.endpoint}
         service = SessionStoreService("mongodb://a/web", client_options=options)
         first = service.store.collection.database
         self.assertEqual(first.name, "web")

@@ -23,6 +23,8 @@ __all__ = ["SessionServer", "SessionStoreService"]
 _log = Logger()
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+# How often the indexes are looked after, in seconds: somebody may have dropped one.
+_PREPARE_EVERY = 3600.0
 # How long requests under way may take when the server stops, in seconds.
 _GRACE = 5.0
 
@@ -132,15 +134,20 @@ class SessionStoreService(Service):
 
     async def _keep(self, store: MongoSessionStore) -> None:
         client = store.collection.database.client
-        await self._prepare(store, client)
-        self._tell_prepared()
         while True:
-            await client.sleep(self._reap_every)
-            try:
-                self.metrics.reaped += await store.expire()
-            except PyMongoError as error:
-                self.metrics.reap_failures += 1
-                _log.warn("ended sessions stay for now: {kind}", kind=type(error).__name__)
+            await self._prepare(store, client)
+            self._tell_prepared()
+            prepared = client.seconds()
+            while client.seconds() - prepared < _PREPARE_EVERY:
+                await client.sleep(self._reap_every)
+                await self._reap(store)
+
+    async def _reap(self, store: MongoSessionStore) -> None:
+        try:
+            self.metrics.reaped += await store.expire()
+        except PyMongoError as error:
+            self.metrics.reap_failures += 1
+            _log.warn("ended sessions stay for now: {kind}", kind=type(error).__name__)
 
     async def _prepare(self, store: MongoSessionStore, client: Any) -> None:
         pause = _FIRST_PAUSE
