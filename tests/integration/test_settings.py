@@ -218,9 +218,12 @@ class BlockingTests(SettingsCase):
             first = things.find().sort("_id").limit(2)
             self.assertEqual([first.next(), next(first)], [{"_id": 0}, {"_id": 1}])
             self.assertRaises(StopIteration, next, first)
-            for each in things.find({}, batch_size=2):
+            left = things.find({}, batch_size=2)
+            for each in left:
                 self.assertEqual(each, {"_id": 0})
                 break
+            waiting.db.command("ping")
+            self.assertFalse(left.alive)
             grouped = things.aggregate([{"$group": {"_id": None, "n": {"$sum": 1}}}])
             self.assertEqual(list(grouped), [{"_id": None, "n": 250}])
             with things.find() as cursor:

@@ -112,7 +112,8 @@ class Blocking:
     cursor, change stream or session.
 
     Attributes are the object's own, methods are called in the reactor's
-    thread, and whoever calls them waits.
+    thread, and whoever calls them waits.  A cursor is iterated by batches, once:
+    it is closed where the loop is left before its end.
 
     @raise InvalidOperation: of a call in the reactor's own thread.
     """
