@@ -133,14 +133,26 @@ class LoadTests(StoreTestCase):
     Reading.
     """
 
-    def test_query(self) -> None:
-        """The end and the kind of session are part of the question."""
-        store = self.store(cursor_reply([]), cursor_reply([]))
-        self.assertIsNone(self.successResultOf(store.load(ID)))
-        self.assertIsNone(self.successResultOf(store.load(ID, confidential=True)))
-        living = {"_id": digest_of(ID), "expires": {"$gt": NOW}}
-        self.assertEqual(self.runner.bodies[0]["filter"], living)
-        self.assertEqual(self.runner.bodies[1]["filter"], {**living, "confidential": True})
+    def test_which(self) -> None:
+        """It is asked for by its id alone, and not had if it has ended or is of the other kind."""
+        found = stored({})
+        ended, secret = stored({}, expires=NOW), stored({}, confidential=True)
+        cases: list[tuple[Any, bool | None, bool]] = [
+            (found, None, True),
+            (found, False, True),
+            (found, True, False),
+            (secret, None, True),
+            (secret, True, True),
+            (secret, False, False),
+            (ended, None, False),
+            (cursor_reply([]), None, False),
+        ]
+        for reply, confidential, is_had in cases:
+            store = self.store(reply)
+            record = self.successResultOf(store.load(ID, confidential=confidential))
+            self.assertEqual(record is not None, is_had)
+            self.assertEqual(self.runner.bodies[0]["filter"], {"_id": digest_of(ID)})
+            self.assertTrue(self.runner.commands[0].shareable)
 
     def test_record(self) -> None:
         """All that is stored comes back."""
@@ -331,20 +343,32 @@ class UpdateTests(StoreTestCase):
 
     def test_again(self) -> None:
         """It begins anew after a conflict, and gives up after the last attempt."""
-        now, later = stored({"n": 1}), stored({"n": 5}, version=4)
-        store = self.store(now, MISSED, later, later, MATCHED)
+        now, later, last = (stored({"n": n}, version=n) for n in (1, 5, 7))
 
         def add(record: SessionRecord) -> None:
             record.data["n"] += 1
 
+        store = self.store(now, MISSED, later, MISSED, last, last, MATCHED)
         done = store.update(ID, add)
+        self.assertEqual(len(self.runner.requests), 5)
         self.assertNoResult(done)
         self.runner.clock.advance(1)
         updated = self.successResultOf(done)
         assert updated is not None
-        self.assertEqual(updated.data, {"n": 6})
+        self.assertEqual(updated.data, {"n": 8})
         store = self.store(now, MISSED, later)
         self.failureResultOf(store.update(ID, add, attempts=1), SessionConflict)
+
+    def test_record(self) -> None:
+        """A record that was just loaded need not be loaded again, unless it has been changed."""
+        record = self.loaded(MATCHED, stored({"a": 3}, version=4), MATCHED)
+        self.successResultOf(self.sessions.update(record, lambda each: each.data.update(a=2)))
+        self.assertEqual(self.runner.names[1:], ["update"])
+        record.data["b"] = 1
+        self.successResultOf(self.sessions.update(record, lambda each: each.data.update(c=2)))
+        self.assertEqual(self.runner.names[2:], ["find", "update"])
+        (statement,) = self.runner.statements(2)
+        self.assertEqual(statement["u"]["$set"]["data"], {"a": 3, "c": 2})
 
     def test_function(self) -> None:
         """It may wait, and what it raises comes out, with nothing written."""

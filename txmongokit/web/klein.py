@@ -111,6 +111,36 @@ class _Carrier:
         self._cookies.set(self._request, session.identifier, session.isConfidential, seconds)
 
 
+class _Question:
+    """
+    Which session an id that came in clear is of.
+
+    @param asked: fires with its record, or C{None}.
+    """
+
+    def __init__(self, asked: Deferred[SessionRecord | None]) -> None:
+        self._asked = asked
+        self._is_taken = False
+
+    def answer(self) -> Deferred[SessionRecord | None]:
+        """
+        Wait for it.  Cancelling that leaves others who wait alone.
+
+        @return: fires with the record, for the first who asks; it is not to be
+            shared, so that others are given C{None}.
+        """
+        done: Deferred[SessionRecord | None] = Deferred()
+        is_first, self._is_taken = not self._is_taken, True
+
+        def answered(record: SessionRecord | None) -> SessionRecord | None:
+            if not done.called:
+                done.callback(record if is_first else None)
+            return record
+
+        self._asked.addCallback(answered)
+        return done
+
+
 @implementer(ISession, IStoredSession)
 class KleinSession:
     """
@@ -184,7 +214,7 @@ class KleinSession:
             return record.data
 
         stored = self._store.sessions
-        updated = stored.update(self.record.id, lambda record: function(record.data))
+        updated = stored.update(self.record, lambda record: function(record.data))
         return updated.addCallback(changed)
 
     def save(self) -> Deferred[bool]:
@@ -263,7 +293,7 @@ class KleinSessionStore:
             )
             self._authorizers[ISimpleAccount] = lambda session: _logged_in(session, sessions, known)
         self._authorizers.update(authorizers or {})
-        self._revocations: set[Deferred[Any]] = set()
+        self._asked: dict[str, _Question] = {}
 
     def provider(self, interface: Any, session: KleinSession) -> Any:
         """
@@ -295,10 +325,11 @@ class KleinSessionStore:
     async def _load(
         self, identifier: str, confidential: bool, mechanism: SessionMechanism
     ) -> KleinSession:
-        if confidential:
-            await self.settled()
+        asked = self._asked.get(identifier)
         try:
-            record = await self.sessions.load(identifier, confidential=confidential)
+            record = None if asked is None else await asked.answer()
+            if record is None or record.confidential != confidential:
+                record = await self.sessions.load(identifier, confidential=confidential)
         except SessionUnreadable as error:
             _log.error("a session is begun anew: {error}", error=str(error))
             record = None
@@ -309,36 +340,51 @@ class KleinSessionStore:
     def sentInsecurely(self, identifiers: Iterable[str | bytes]) -> None:
         """
         End those of these sessions that are confidential: somebody may have
-        read their ids.  L{loadSession} waits for it.
+        read their ids.  L{loadSession} waits for it, and has what was found
+        on the way.
         """
-        texts = [
+        texts = (
             each.decode("ascii", "replace") if isinstance(each, bytes) else each
             for each in list(identifiers)[:_MOST_TOKENS]
-        ]
-        revoked = self.sessions.revoke_exposed(texts)
-        self._revocations.add(revoked)
-        revoked.addErrback(
+        )
+        for text in filter(self.sessions.is_well_formed, texts):
+            self._ask(text)
+
+    def _ask(self, identifier: str) -> None:
+        asked = Deferred.fromCoroutine(self._check_exposed(identifier))
+        asked.addErrback(
             lambda failure: _log.failure("an exposed session may not have ended", failure)
         )
-        revoked.addBoth(lambda _: self._revocations.discard(revoked))
+        if asked.called:
+            return
+        question = self._asked[identifier] = _Question(asked)
+
+        def forget(record: Any) -> Any:
+            if self._asked.get(identifier) is question:
+                del self._asked[identifier]
+            return record
+
+        asked.addCallback(forget)
+
+    async def _check_exposed(self, identifier: str) -> SessionRecord | None:
+        """
+        The session of an id that came in clear, if that is no harm.
+        """
+        try:
+            record = await self.sessions.load(identifier)
+        except SessionUnreadable:
+            record = None
+        if record is not None and not record.confidential:
+            return record
+        await self.sessions.revoke_exposed([identifier])
+        return None
 
     def settled(self) -> Deferred[None]:
         """
         Wait until what L{sentInsecurely} began is done.
         """
-        if not self._revocations:
-            return succeed(None)
-        waiting = []
-        for revocation in self._revocations:
-            done: Deferred[None] = Deferred()
-            revocation.addBoth(_pass_on, done)
-            waiting.append(done)
-        return DeferredList(waiting).addCallback(lambda _: None)
-
-
-def _pass_on(result: Any, done: Deferred[None]) -> Any:
-    done.callback(None)
-    return result
+        waiting = DeferredList([question.answer() for question in self._asked.values()])
+        return waiting.addCallback(lambda _: None)
 
 
 async def _logged_in(

@@ -51,6 +51,12 @@ class Lines:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def is_busy(self, key: bytes) -> bool:
+        """
+        Whether one would have to wait.
+        """
+        return key in self._lines
+
     async def enter(self, key: bytes, seconds: float) -> None:
         """
         Wait for one's turn; L{leave} must follow.

@@ -13,7 +13,8 @@ The interface, in short (all but the first three return Deferreds)::
     store.create(data=None, *, user=..., confidential=..., lifetime=...)   SessionRecord
     store.load(id, *, confidential=None)          SessionRecord or None
     store.save(record)                            bool: something had changed
-    store.update(id, function, *, attempts=20)    SessionRecord or None
+    store.update(id or record, function, *, attempts=20)
+                                                  SessionRecord or None
     store.touch(record)                           bool: it lives
     store.exists(id)                              bool
     store.delete(id)                              bool
@@ -128,8 +129,8 @@ class MongoSessionStore:
     never sent to the database; an id that is not there makes no session.
 
     A save is one update of one document, which happens or does not.  Whether a
-    session has ended is asked in each query, so it does not matter when the
-    server removes it.  The clock for that is this host's: hosts that share
+    session has ended is seen to in each query, or with what it finds, so it
+    does not matter when the server removes it.  The clock for that is this host's: hosts that share
     sessions should keep the same time.  Locks go by the server's clock.
 
     Needs MongoDB 4.2.  Everything is read from the primary.
@@ -291,13 +292,17 @@ class MongoSessionStore:
         """
         if not self.is_well_formed(identifier):
             return succeed(None)
-        query = self._living(identifier)
-        if confidential is not None:
-            query["confidential"] = bool(confidential)
-        found: Deferred[Any] = self._collection.find_one(query)
-        return found.addCallback(
-            lambda document: document and self._read(document, str(identifier))
-        )
+
+        def living(document: Any) -> SessionRecord | None:
+            if document is None or not document["expires"] > self.now():
+                return None
+            if confidential is not None and document["confidential"] != confidential:
+                return None
+            return self._read(document, str(identifier))
+
+        # By nothing but its _id: such a query may share a busy connection.
+        found: Deferred[Any] = self._collection.find_one({"_id": digest_of(str(identifier))})
+        return found.addCallback(living)
 
     def save(self, record: SessionRecord) -> Deferred[bool]:
         """
@@ -349,7 +354,7 @@ class MongoSessionStore:
 
     def update(
         self,
-        identifier: object,
+        session: object,
         function: Callable[[SessionRecord], Awaitable[object] | object],
         *,
         attempts: int = 20,
@@ -359,6 +364,8 @@ class MongoSessionStore:
         somebody else comes in between.  Updates of one session by one process
         wait for each other.
 
+        @param session: an id; or a record that was just loaded, and has not
+            been changed, to save a load where nobody else was faster.
         @param function: called with the record; changes it, and may return
             something to be awaited.  It can be called up to C{attempts} times.
         @return: fires with the record as it was saved, or C{None} if there is
@@ -368,28 +375,39 @@ class MongoSessionStore:
             with what C{function} raises.
         """
         _check_range("attempts", attempts, 1, 10_000)
+        identifier: object = session
+        given = None
+        if isinstance(session, SessionRecord):
+            identifier = session.id
+            if not self.is_changed(session):
+                given = session
         if not self.is_well_formed(identifier):
             return succeed(None)
+        key = digest_of(str(identifier))
+        if self._lines.is_busy(key):
+            given = None  # It will be old when its turn comes.
 
-        async def once() -> SessionRecord | None:
-            record = await self.load(identifier)
-            if record is not None:
+        async def several() -> SessionRecord | None:
+            record = given or await self.load(identifier)
+            for attempt in range(attempts):
+                if record is None:
+                    return None
                 done = function(record)
                 if isinstance(done, Awaitable):
                     await done
-                await self.save(record)
+                try:
+                    await self.save(record)
+                    break
+                except SessionConflict as conflict:
+                    if attempt == attempts - 1:
+                        raise
+                    record = conflict.current
+                if attempt:
+                    await self._leases.sleep(backoff(attempt))
+                    record = await self.load(identifier)
             return record
 
-        async def several() -> SessionRecord | None:
-            for attempt in range(attempts - 1):
-                try:
-                    return await once()
-                except SessionConflict:
-                    await self._leases.sleep(backoff(attempt))
-            return await once()
-
-        turn = self._lines.run(digest_of(str(identifier)), self._wait, several)
-        return Deferred.fromCoroutine(turn)
+        return Deferred.fromCoroutine(self._lines.run(key, self._wait, several))
 
     def touch(self, record: SessionRecord) -> Deferred[bool]:
         """
