@@ -46,6 +46,7 @@ _BLOCKS = {
     "pool": 1,
     "proxies": 2,
     "revocation": 2,
+    "sessions": 4,
     "sessions-cherrypy": 2,
     "sessions-rest": 1,
     "settings": 5,
@@ -253,6 +254,14 @@ class CodeBlockTests(SynchronousTestCase):
         Files go up and come down, over HTTP, too, as the guide has it.
         """
         self.runs("gridfs")
+
+    def test_sessions(self) -> None:
+        """
+        Sessions are stored, encrypted, and shared by twisted.web's sites and Klein's.
+        """
+        if find_spec("klein") is None:
+            raise SkipTest("Klein is not installed (extra txmongokit[klein])")
+        self.runs("sessions")
 
     def test_sessions_cherrypy(self) -> None:
         """
