@@ -186,7 +186,8 @@ class PyramidTests(SettingsCase):
         )
         out, err, code = await getProcessOutputAndValue(
             sys.executable,
-            ["-c", script, json.dumps(settings())],
+            # Pyramid's own, of what newer setuptools will have no more.
+            ["-W", "ignore:pkg_resources:UserWarning", "-c", script, json.dumps(settings())],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             path=str(ROOT),
         )
