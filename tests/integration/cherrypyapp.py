@@ -124,7 +124,7 @@ def configuration(uri: str, collection: str) -> dict[str, Any]:
             "tools.sessions.uri": uri,
             "tools.sessions.collection_name": collection,
             "tools.sessions.lock_timeout": 20,
-            "tools.sessions.lock_lease": 2,
+            "tools.sessions.lock_lease": 1,
             "tools.sessions.timeout": 60,
             "tools.sessions.httponly": True,
         },

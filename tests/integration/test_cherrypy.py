@@ -234,7 +234,7 @@ class CherryPyTests(SynchronousTestCase):
         visitor = self.visitor()
         visitor.get("/add")
         with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(Visitor(visitor.port, visitor.cookies).get, "/add?pause=1")
+            slow = threads.submit(Visitor(visitor.port, visitor.cookies).get, "/add?pause=0.6")
             while self.collection["locks"].count_documents({}) == 0:
                 self.assertFalse(slow.done())
             self.assertEqual(visitor.get("/impatient/add")[0], 503)
