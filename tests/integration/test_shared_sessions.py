@@ -17,7 +17,6 @@ from twisted.web.server import Site
 from tests.integration.visitors import Visitor
 from tests.websessions import Browser, SessionTestCase
 from txmongokit.web.accounts import MongoAccountStore
-from txmongokit.web.bounded import BoundedSite
 from txmongokit.web.rest import SessionAPI
 from txmongokit.web.site import SessionSite
 
@@ -101,7 +100,7 @@ class EverywhereTests(SessionTestCase):
         self.assertEqual(found, (session_id, user, ["web", "cherrypy"]))
 
         api = SessionAPI(self.another_store, reactor)
-        rest = self.site_of(self.serve(BoundedSite(api, 1 << 20)))
+        rest = self.site_of(self.serve(api.site()))
         path = f"/v1/sessions/{session_id}"
         status, text = await deferToThread(rest.get, path)
         self.assertEqual(status, 200)

@@ -24,6 +24,7 @@ from txmongokit.web.rest import Limits, SessionAPI
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.tokens import TokenFile
 
+JSON = b"application/json"
 EMPTY: dict[str, Any] = {"data": {}}
 TOKEN = "a-token-0123456789abc"
 ROUTES = (
@@ -47,10 +48,9 @@ class ServedAPI(Served):
 
     host = b"localhost:8080"
 
-    def __init__(self, api: SessionAPI, longest: int) -> None:
-        self.clock = Clock()
+    def __init__(self, site: BoundedSite) -> None:
         self.transport = Connection()
-        self.channel = BoundedSite(api, longest, reactor=self.clock).buildProtocol(None)
+        self.channel = site.buildProtocol(None)
         self.channel.makeConnection(self.transport)
 
     def ask(
@@ -59,7 +59,7 @@ class ServedAPI(Served):
         """A whole request, and its answer."""
         named = {"Content-Length": b"%d" % len(body or b"")}
         if body is not None:
-            named["Content-Type"] = b"application/json"
+            named["Content-Type"] = JSON
         named |= {name: value.encode() for name, value in headers.items()}
         self.transport.clear()
         self.send(method.encode(), path.encode(), body, **named)
@@ -88,12 +88,12 @@ class APITestCase(StoreTestCase):
         self.api = SessionAPI(
             lambda: store, self.clock, tokens=tokens, metrics=self.metrics, limits=limits
         )
-        self.limits = limits
+        self.site = self.api.site()
         return self.connect()
 
     def connect(self) -> ServedAPI:
         """Another connection to the same."""
-        return ServedAPI(self.api, self.limits.body)
+        return ServedAPI(self.site)
 
     def ask(
         self, method: str, path: str, *replies: Script, body: object = None, **headers: str
@@ -408,6 +408,23 @@ class BodyTests(APITestCase):
         served.channel.dataReceived(b"9\r\n012345678\r\n")
         self.assertTrue(served.transport.disconnecting)
 
+    def test_bodies(self) -> None:
+        """So many requests with bodies at once, and no more, however slowly they come."""
+        served = self.serve(MATCHED, limits=Limits(requests=2))
+        slow = [served, self.connect()]
+        for each in slow:
+            each.send(b"POST", b"/v1/sessions", b"{", Content_Length=b"2", Content_Type=JSON)
+        other = self.connect()
+        other.send(b"POST", b"/v1/sessions", Content_Length=b"2", Content_Type=JSON)
+        status, headers, _ = other.answer()
+        self.assertEqual((status, headers[b"retry-after"]), (503, b"1"))
+        slow[0].lose()
+        slow[1].channel.dataReceived(b"}")
+        self.assertEqual(slow[1].answer()[0], 201)
+        self.runner.replies += [MATCHED, MATCHED]
+        for _ in range(2):
+            self.assertEqual(self.connect().ask("POST", "/v1/sessions", b"{}")[0], 201)
+
     def test_long_enough(self) -> None:
         """One that is as long as it may be is taken."""
         raw = b'{"data": {}}'
@@ -542,6 +559,20 @@ class TokenTests(APITestCase):
         for shown in (TOKEN, f"Basic {TOKEN}", ""):
             status, headers, _ = self.serve().ask("GET", "/metrics", Authorization=shown)
             self.assertEqual((status, headers[b"www-authenticate"]), (401, b"bearer"))
+
+    def test_body(self) -> None:
+        """A body is refused before it comes, where no token is shown."""
+        for path in (b"/v1/sessions", b"/health"):
+            served = self.serve()
+            served.send(b"POST", path, Content_Length=b"100", Expect=b"100-continue")
+            status, headers, _ = served.answer()
+            self.assertEqual((status, headers[b"www-authenticate"]), (401, b"bearer"))
+            self.assertEqual(headers[b"connection"], b"close")
+            self.assertNotIn(b"100 Continue", served.transport.value())
+            served.channel.dataReceived(b"x" * 100)
+            self.assertTrue(served.transport.disconnecting)
+            self.assertEqual(served.transport.value().count(b"HTTP/1.1"), 1)
+            self.assertIn('route="refused"', self.metrics.text(None))
 
     def test_health(self) -> None:
         """Whether the service lives can be asked without."""

@@ -35,6 +35,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from txmongokit.errors import PyMongoError
 from txmongokit.listening import bearer_token, page_refusal
+from txmongokit.web.bounded import BoundedSite, Refusal
 from txmongokit.web.extendedjson import BodyError, read_document, show_document
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.store import (
@@ -96,13 +97,19 @@ class _Refused(Exception):
     """
     A request gets an error.
 
-    @ivar answer: which one.
+    @ivar refusal: which one.
     """
 
     def __init__(self, status: int, reason: str, **headers: str) -> None:
         super().__init__(reason)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answer = _Answer(status, {"error": reason}, named)
+        self.refusal = Refusal(status, reason, named)
+
+    @property
+    def answer(self) -> _Answer:
+        """The answer that says so."""
+        refusal = self.refusal
+        return _Answer(refusal.status, {"error": refusal.reason}, refusal.headers)
 
 
 _Work = Callable[[IRequest], Awaitable[_Answer]]
@@ -142,6 +149,16 @@ class SessionAPI(Resource):
         self._metrics = SessionMetrics() if metrics is None else metrics
         self._limits = Limits() if limits is None else limits
         self._idle: list[Deferred[None]] = []
+
+    def site(self) -> BoundedSite:
+        """
+        A site with this as its root, which takes no bodies but those that are
+        wanted and short enough.
+        """
+        limits = self._limits
+        return BoundedSite(
+            self, limits.body, most=limits.requests, admit=self.refusal, reactor=self.clock
+        )
 
     def idle(self) -> Deferred[None]:
         """
@@ -234,9 +251,9 @@ class SessionAPI(Resource):
         try:
             if self._metrics.under_way > self._limits.requests:
                 raise _Refused(503, "too many requests are under way", retry_after=_RETRY_AFTER)
-            self._admit(request)
-            if request.too_long:
-                raise _Refused(413, f"the body may have {self._limits.body} bytes")
+            self._admit(request, unknown=request.postpath == [b"health"])
+            if request.refused is not None:
+                raise _Refused(request.refused.status, request.refused.reason)
             if not methods:
                 raise _Refused(404, "there is nothing at this path")
             method = b"GET" if request.method == b"HEAD" else request.method
@@ -259,13 +276,29 @@ class SessionAPI(Resource):
         except SessionLockTimeout:
             return _Refused(503, "others use this session", retry_after=_RETRY_AFTER).answer
 
-    def _admit(self, request: Any) -> None:
+    def refusal(self, request: Any) -> Refusal | None:
+        """
+        Why the body of a request is not wanted, of which the headers have
+        come.
+
+        @return: C{None} if it is.
+        """
+        try:
+            self._admit(request)
+        except _Refused as refused:
+            self._count(request, "refused", refused.refusal.status, 0.0)
+            return refused.refusal
+        return None
+
+    def _admit(self, request: Any, *, unknown: bool = False) -> None:
         """
         Turn away who may not come in.
+
+        @param unknown: whether those may who show no token.
         """
         if self._tokens is not None:
             shown = bearer_token(request.getHeader(b"authorization"))
-            if request.postpath == [b"health"] and shown is None:
+            if unknown and shown is None:
                 return  # Whoever balances loads has no token, and learns nothing.
             if shown is None:
                 raise _Refused(401, "show a token as 'Authorization: Bearer'", **_CHALLENGE)

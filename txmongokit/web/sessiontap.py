@@ -17,7 +17,6 @@ from twisted.python import usage
 
 from txmongokit.errors import ConfigurationError, InvalidURI
 from txmongokit.listening import EndpointError, listening_place
-from txmongokit.web.bounded import BoundedSite
 from txmongokit.web.rest import Limits, SessionAPI
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.sessionservice import SessionServer, SessionStoreService
@@ -168,9 +167,8 @@ def _service(reactor: Any, options: Options) -> MultiService:
         seconds=options["max-seconds"],
     )
     api = SessionAPI(lambda: sessions.store, reactor, tokens=tokens, metrics=metrics, limits=limits)
-    site = BoundedSite(api, limits.body, reactor=reactor)
     try:
-        listening = strports.service(place, site, reactor=reactor)
+        listening = strports.service(place, api.site(), reactor=reactor)
     except (ValueError, TypeError, OSError) as error:
         raise EndpointError(f"--http {place!r}: {error}") from None
     server = SessionServer(sessions, listening, api)
