@@ -130,6 +130,14 @@ class LookupTests(StorageTestCase):
             found = await storage.find(**{f"f__{lookup}": "\u01c5" * LONGEST_TEXT})
             self.assertEqual(len(found), 1, lookup)
         await self.error_of(storage.find(f__matches="(").to_list(), OperationFailure)
+        await storage.clear()
+        await storage.collection.insert_many(
+            [{"f": f"1, ada{gap}grace!"} for gap in (" ", "  ", "\n\t", "-", "")]
+        )
+        for lookup in ("like", "like_any", "search"):
+            phrase = {"like_any": ["Ada Grace"], "search": '"Ada Grace"'}.get(lookup, "Ada Grace")
+            self.assertEqual(await storage.find(**{f"f__{lookup}": phrase}).count(), 3, lookup)
+        self.assertEqual(await storage.find(f__search="Ada Grace").count(), 4)
 
     def test_index(self) -> Deferred[None]:
         """Ranges, years, beginnings, equality and lists are looked up in an index."""

@@ -4,6 +4,7 @@ Tests for L{txmongokit.storage.adapter}.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -319,6 +320,7 @@ class GetOrCreateTests(SynchronousTestCase):
             ({"a": 1, "defaults": {"a": 2}}, "'a' is given twice"),
             ({"a": 1, "defaults": {"b.c": 2}}, "no fields within fields"),
             ({"_id": [1]}, "primary key"),
+            ({"a": [re.compile("x")]}, "write a__matches"),
         ):
             arguments: dict[str, Any] = fields
             with self.assertRaises((TypeError, ValueError)) as raised:

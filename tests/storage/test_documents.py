@@ -7,8 +7,10 @@ from __future__ import annotations
 import sys
 import uuid
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -17,6 +19,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
+from pydantic import BaseModel, ConfigDict
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.classes import (
@@ -53,6 +56,33 @@ class Entry(TypedDict):
     """What documents have in them, for mypy."""
 
     title: str
+
+
+class Size(IntEnum):
+    """An enumeration of numbers."""
+
+    SMALL = 1
+
+
+class Unit(StrEnum):
+    """An enumeration of texts."""
+
+    METRE = "m"
+
+
+@dataclass
+class Thing:
+    """What is of some size."""
+
+    size: Size
+    unit: Unit
+    sizes: list[Size]
+
+
+class Loose(BaseModel):
+    """A model that takes any field."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class DictTests(SynchronousTestCase):
@@ -193,6 +223,13 @@ class ConvertedTests(SynchronousTestCase):
         self.assertEqual(document["price"], Decimal128("2.50"))
         self.assertEqual(document["books"], {"one": {"_id": None, "title": "M", "pages": 1}})
 
+    def test_enumerations(self) -> None:
+        """Enumerations of numbers and texts are stored as these."""
+        thing = Thing(Size.SMALL, Unit.METRE, [Size.SMALL])
+        self.assertEqual(self.round_trip(thing), {"size": 1, "unit": "m", "sizes": [1]})
+        self.assertIsInstance(read(Thing, stored(thing)).sizes[0], Size)
+        self.assertRaises(Misfit, read, Thing, {"size": 2, "unit": "m", "sizes": []})
+
     def test_key_field(self) -> None:
         """Another field may be the key."""
         self.assertEqual(self.round_trip(Point(1.0, 2.0), key_field="x"), {"_id": 1.0, "y": 2.0})
@@ -236,6 +273,7 @@ class ConvertedTests(SynchronousTestCase):
         self.assertEqual(classes.of(Book).names.key, "_id")
         self.assertIn("_id", classes.of(Film).names.fields or ())
         self.assertIsNone(classes.of(dict).names.fields)
+        self.assertIsNone(classes.of(Loose).names.fields)
 
 
 class Reversing:

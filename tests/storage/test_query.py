@@ -216,8 +216,9 @@ class AskingTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(storage.find(a=1).values("b")), [1, None])
         self.assertEqual(runner.names, ["distinct", "aggregate"])
         self.assertEqual(runner.bodies[1]["pipeline"][0], {"$match": {"a": 1}})
-        storage, runner = scripted(OperationFailure("no", 13))
-        self.failureResultOf(storage.find().values("b"), OperationFailure)
+        for error, name in ((OperationFailure("no", 13), "b"), (TOO_BIG, "b.0")):
+            storage, runner = scripted(error)
+            self.failureResultOf(storage.find().values(name), OperationFailure)
 
     def test_values_of_a_slice(self) -> None:
         """Of a slice, a pipeline finds them, in the query's order."""
