@@ -170,6 +170,20 @@ class CloneTests(CloneCase):
                (self.here, self.there)]  # fmt: skip
         self.assertEqual(ids[0], ids[1])
 
+    def test_unstamped(self) -> None:
+        """Times that a server puts in itself, in inserted documents, are left as they are."""
+        app = self.here["app"]
+        app.create_collection("log", capped=True, size=1 << 20)
+        for name in ("a", "log"):
+            app[name].insert_many(documents(5))
+            app[name].update_one({"_id": 7}, {"$set": {"at": Timestamp(0, 0)}}, upsert=True)
+            app[name].insert_many(documents(5, 10))
+        self.assert_equal(self.clone())
+        self.assertEqual(
+            [found["_id"] for found in self.there["app"]["log"].find()],
+            [*range(5), 7, *range(10, 15)],
+        )
+
     def test_time_series(self) -> None:
         """Time series are copied bucket by bucket."""
         if self.version < (5,):

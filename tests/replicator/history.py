@@ -113,6 +113,14 @@ class History:
         things.insert_one({"_id": "largest", "v": "x" * (16 * 1024 * 1024 - 40)})
         things.delete_one({"_id": "largest"})
         things.insert_one({"v": "last", "_id": "not first in what is sent"})
+        # A server stamps these where they are inserted, and not where they are made otherwise.
+        never = {"at": Timestamp(0, 0), "in": {"it": Timestamp(0, 0)}}
+        things.insert_one({"_id": "stamped", **never})
+        things.update_one({"_id": "not stamped"}, {"$set": never}, upsert=True)
+        things.update_one({"_id": "stamped"}, {"$set": {"later": Timestamp(0, 0)}})
+        replacement = {"$replaceWith": {"$literal": {"_id": "replaced", **never}}}
+        things.insert_one({"_id": "replaced"})
+        things.update_one({"_id": "replaced"}, [replacement])
 
     def write_updates(self) -> None:
         """Updates that a server logs in different ways."""

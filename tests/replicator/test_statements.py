@@ -8,6 +8,7 @@ from typing import Any
 
 import bson
 from bson.int64 import Int64
+from bson.timestamp import Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.replicator.test_entries import entry
@@ -110,6 +111,22 @@ class StatementTests(SynchronousTestCase):
         for made in (statement("i", document), statement("u", document, {"_id": 1})):
             self.assertEqual(made["u"], [{"$replaceWith": {"$literal": document}}])
         self.assertEqual(statement("i", {"_id": 1, "x": {"$y": 1}})["u"]["x"], {"$y": 1})
+
+    def test_unstamped(self) -> None:
+        """Where a server would put in the present time, a pipeline makes the document."""
+        document = {"_id": 1, "zero": 0.0, "at": Timestamp(0, 0)}
+        for op in "iu":
+            made = operation(op, document, {"_id": 1} if op == "u" else None)
+            self.assertEqual(
+                bson.decode(made.statement)["u"], [{"$replaceWith": {"$literal": document}}]
+            )
+            self.assertEqual((made.kind, made.form), (op, "u"))
+        for fine in (
+            {"_id": 1, "at": Timestamp(0, 1)},
+            {"_id": 1, "in": {"at": Timestamp(0, 0)}},
+            {"_id": 1, "text": "\x11x\0" + "\0" * 9},
+        ):
+            self.assertEqual(operation("i", fine).form, "i")
 
     def test_operator_like_id(self) -> None:
         """

@@ -211,7 +211,7 @@ def _in_order(
 ) -> list[WriteGroup]:
     groups: list[WriteGroup] = []
     for operation in operations:
-        kind = _GROUPS[kinds[operation.kind]]
+        kind = _GROUPS[kinds[operation.form]]
         if not groups or groups[-1].kind != kind:
             groups.append(WriteGroup(namespace, kind))
         groups[-1].append(operation)
@@ -229,7 +229,7 @@ def _in_phases(
     for operation in operations:
         key = operation.key
         at = known(key, 0)
-        at += (kinds[operation.kind] - at) % 3
+        at += (kinds[operation.form] - at) % 3
         last[key] = at
         while at >= len(groups):
             groups.append(WriteGroup(namespace, _GROUPS[len(groups) % 3]))

@@ -81,9 +81,9 @@ async def _write(
 ) -> None:
     at = 0
     while at < len(operations):
-        kind, end = operations[at].kind, at + 1
+        form, end = operations[at].form, at + 1
         size = operations[at].size
-        while end < len(operations) and operations[end].kind == kind and size < _PIECE:
+        while end < len(operations) and operations[end].form == form and size < _PIECE:
             size += operations[end].size
             end += 1
         await _write_alike(collection, operations[at:end])
@@ -98,7 +98,7 @@ _COMMANDS = {"i": "insert", "u": "update", "d": "delete"}
 async def _write_alike(
     collection: Collection[dict[str, object]], operations: Sequence[Operation]
 ) -> None:
-    kind = operations[0].kind
+    kind = operations[0].form
     statements = [each.document if kind == "i" else each.statement for each in operations]
     try:
         await collection.raw_write(

@@ -4,7 +4,8 @@ Copying the documents of one piece of a collection, as raw bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from bson.binary import Binary
@@ -26,7 +27,7 @@ from txmongokit.replicator.ledger import Ledger, Piece
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.segments import ends_at_greatest
 from txmongokit.replicator.selection import Selection
-from txmongokit.replicator.statements import Dialect, Operation
+from txmongokit.replicator.statements import Dialect, Operation, would_be_stamped
 from txmongokit.replicator.writers import ApplyError, pieces, refusal
 from txmongokit.sessions import ClientSession
 
@@ -157,6 +158,9 @@ class Copier:
                     f"a write to the capped collection {target.full_name} had no answer, so its "
                     "order is not known: start again, and it is copied anew"
                 )
+            if would_be_stamped(part[0]):
+                await self._replace(target, part)
+                return
             try:
                 await target.raw_write(
                     "insert", part, ordered=capped, bypass_document_validation=True
@@ -167,7 +171,7 @@ class Copier:
                 else:
                     raise
 
-        for part in pieces(documents):
+        for part in _pieces(documents):
             await self._at_destination(target, part, attempt)
         size = sum(map(len, documents))
         piece.documents += len(documents)
@@ -316,6 +320,15 @@ class _Work:
         self._piece.restart()
         await database.drop_collection(target.name)
         await database.command({"create": target.name, **self._blueprint.options})
+
+
+def _pieces(documents: list[bytes]) -> Iterator[list[bytes]]:
+    """Documents in their order, apart those that cannot be inserted as they are."""
+    if not any(map(would_be_stamped, documents)):
+        yield from pieces(documents)
+        return
+    for _, alike in groupby(documents, would_be_stamped):
+        yield from pieces(list(alike))
 
 
 def _id_document(document: bytes) -> bytes:

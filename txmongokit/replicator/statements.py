@@ -5,6 +5,7 @@ command, put together from raw BSON.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from struct import Struct
@@ -13,7 +14,7 @@ from typing import TypeAlias
 from txmongokit.rawbson import elements, find_element, value_end, values_equal_key, wrap
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
 
-__all__ = ["Dialect", "Operation"]
+__all__ = ["Dialect", "Operation", "would_be_stamped"]
 
 _INT32 = Struct("<i")
 _pack = _INT32.pack
@@ -27,6 +28,8 @@ _DOLLAR = 0x24
 # What a replacement's statement has besides _id and document.
 _AROUND = 25
 _DIFF_HEAD = b"\x10$v\0\x02\0\0\0\x03diff\0"
+_NO_TIME = bytes(8)
+_UNSTAMPED = re.compile(rb"\x11[^\0]*\0{9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Operation:
     One write to one document.
 
     @ivar kind: C{i}, C{u} or C{d}.
+    @ivar form: the kind of statement that it takes, likewise: some documents
+        cannot be inserted as they are.
     @ivar namespace: in the destination.
     @ivar document: what the entry carries as C{o}, raw.
     @ivar id_element: the whole C{_id} element, raw.
@@ -70,6 +75,7 @@ class Operation:
     __slots__ = (
         "_statement",
         "document",
+        "form",
         "id_element",
         "key",
         "kind",
@@ -79,6 +85,7 @@ class Operation:
     )
 
     document: bytes
+    form: str
     kind: str
     namespace: str
     id_element: bytes
@@ -125,7 +132,7 @@ class Operation:
                 raise _unsupported(entry, "has no _id")
             id_kind, _, start, value, end = found
         operation = cls()
-        operation.kind = kind
+        operation.kind = operation.form = kind
         operation.namespace = namespace
         operation.document = o
         operation.id_element = id_element = source[start:end]
@@ -134,7 +141,7 @@ class Operation:
             # Such an _id would be read as a condition of its own.
             equal = bytes((id_kind,)) + b"$eq\0" + source[value:end]
             id_element = b"\x03_id\0" + wrap(equal)
-        elif kind == "i" and b"$" not in o:
+        elif kind == "i" and b"$" not in o and not would_be_stamped(o):
             # Nearly all: the statement is for those that may be there already.
             operation.upsert = True
             operation._statement = None
@@ -145,6 +152,8 @@ class Operation:
         if kind == "i":
             body = q + _replacement(entry, dialect) + _UPSERT
             operation.upsert = True
+            if would_be_stamped(o):
+                operation.form = "u"
         elif kind == "u":
             body = q + _update(entry, dialect) + b"\0"
         elif kind == "d":
@@ -154,6 +163,20 @@ class Operation:
         operation.size = size = len(body) + 4
         operation._statement = _pack(size) + body
         return operation
+
+
+def would_be_stamped(document: bytes) -> bool:
+    """
+    Whether a document has C{Timestamp(0, 0)} at its top: servers put the
+    present time in its place where a document is inserted, or replaces
+    another one, but not where a pipeline makes it.
+    """
+    if _NO_TIME not in document or _UNSTAMPED.search(document) is None:
+        return False
+    return any(
+        kind == 0x11 and document[start:end] == _NO_TIME
+        for kind, _, _, start, end in elements(document)
+    )
 
 
 def _query(id_element: bytes) -> bytes:
@@ -176,6 +199,8 @@ def _replacement(entry: OplogEntry, dialect: Dialect) -> bytes:
                 entry, "has a name that begins with '$', which the destination (before 5.0) refuses"
             )
         # It would be read as an operator, or refused.
+        return _pipeline(_document(("$replaceWith", _literal((0x03, o)))))
+    if would_be_stamped(o):
         return _pipeline(_document(("$replaceWith", _literal((0x03, o)))))
     return b"\x03u\0" + o
 
