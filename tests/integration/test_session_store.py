@@ -32,7 +32,7 @@ from txmongokit.web.store import (
     SessionUnreadable,
 )
 
-KILLS = 5
+KILLS = 3
 OLD, NEW = b"o" * 32, b"n" * 32
 _ROOT = Path(__file__).resolve().parents[2]
 

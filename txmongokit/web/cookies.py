@@ -39,12 +39,12 @@ class SessionCookies:
     C{__Host-session}, or C{__Secure-session} where there is a domain or
     another path.
 
-    @param name: of the one for plain connections.
-    @param path: which paths get it.
-    @param domain: which hosts get it; by default this host alone.
-    @param same_site: C{"lax"}, C{"strict"}, or C{"none"} for sites that are
+    @ivar name: of the one for plain connections.
+    @ivar path: which paths get it.
+    @ivar domain: which hosts get it; by default this host alone.
+    @ivar same_site: C{"lax"}, C{"strict"}, or C{"none"} for sites that are
         embedded in others.
-    @param persistent: whether it outlives the browser, for as long as the
+    @ivar persistent: whether it outlives the browser, for as long as the
         session lasts.
 
     @raise ValueError: one of these cannot be a cookie's.

@@ -169,6 +169,7 @@ class Visit:
                 )
             if session is not None:
                 self._former.append(session.record)
+                self._kept.forget(session.record.id)
             record = self._store.new_record(confidential=confidential)
             session = slot.session = StoredSession(self._request.site, record)
         session.touch()
