@@ -105,6 +105,9 @@ class SessionCookies:
             domain=self.domain,
             secure=confidential,
             httpOnly=True,
-            sameSite=same_site,
+            sameSite=None if same_site == "none" else same_site,
             **age,
         )
+        if same_site == "none":
+            # Before Twisted 25 addCookie does not know it.
+            request.cookies[-1] += b"; SameSite=none"
