@@ -230,6 +230,9 @@ class RefusalTests(SynchronousTestCase):
             self.refused(f"a__{lookup}", 5, "takes text, not int")
             long = "x" * (LONGEST_TEXT + 1)
             self.refused(f"a__{lookup}", long, "at most 4096 characters", ValueError)
+        self.refused("a__contains_any", ["x"] * 101, "at most 100 values, not 101", ValueError)
+        self.refused("a__like", ["x"] * 101, "at most 100 values, not 101", ValueError)
+        self.refused("a__search", "x " * 51 + "||" + "y " * 50, "not 101", ValueError)
         self.refused("a__like", " ", "a phrase needs a word", ValueError)
         self.refused("a__search", "x ||", "a phrase needs a word", ValueError)
 

@@ -9,12 +9,13 @@ from txmongokit.storage.adapter import StorageAdapter
 from txmongokit.storage.errors import Misfit, MissingKey
 from txmongokit.storage.lookups import LOOKUPS
 from txmongokit.storage.query import QueryAdapter
-from txmongokit.storage.text import LONGEST_PATTERN, LONGEST_TEXT
+from txmongokit.storage.text import LONGEST_PATTERN, LONGEST_TEXT, MOST_TEXTS
 
 __all__ = [
     "LONGEST_PATTERN",
     "LONGEST_TEXT",
     "LOOKUPS",
+    "MOST_TEXTS",
     "Misfit",
     "MissingKey",
     "QueryAdapter",

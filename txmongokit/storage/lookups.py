@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from txmongokit.storage.text import (
     LONGEST_TEXT,
+    MOST_TEXTS,
     escaped,
     pattern_and_options,
     phrase,
@@ -190,9 +191,14 @@ def _part(condition: Condition, options: str = "") -> Clause:
 
 
 def _each(condition: Condition, lookup: Lookup) -> list[Clause]:
-    return [
-        lookup(Condition(condition.name, condition.path, value)) for value in _several(condition)
-    ]
+    values = _several(condition)
+    _check_count(condition, len(values))
+    return [lookup(Condition(condition.name, condition.path, value)) for value in values]
+
+
+def _check_count(condition: Condition, count: int) -> None:
+    if count > MOST_TEXTS:
+        raise ValueError(f"{condition.name} takes at most {MOST_TEXTS} values, not {count}")
 
 
 def _all_or_one(lookup: Lookup) -> Lookup:
@@ -222,6 +228,7 @@ def _search(condition: Condition) -> Clause:
         alternatives = some_words(_text(condition))
     except ValueError as error:
         raise ValueError(f"{condition.name}: {error}") from None
+    _check_count(condition, sum(map(len, alternatives)))
     return {
         "$or": [
             {"$and": [_regex(condition.path, pattern, "i") for pattern in patterns]}

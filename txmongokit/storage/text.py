@@ -13,6 +13,7 @@ from bson.regex import Regex
 __all__ = [
     "LONGEST_PATTERN",
     "LONGEST_TEXT",
+    "MOST_TEXTS",
     "all_words",
     "escaped",
     "pattern_and_options",
@@ -28,6 +29,11 @@ Characters that a regular expression for C{__matches} may have.
 LONGEST_TEXT = 4096
 """
 Characters that the text of any other lookup that searches within text may have.
+"""
+
+MOST_TEXTS = 100
+"""
+Texts that one condition may search for: each is looked for in each document.
 """
 
 _BEFORE, _AFTER = r"(?<![\p{L}\p{N}_])", r"(?![\p{L}\p{N}_])"
