@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import bson
@@ -90,6 +90,16 @@ class FakeRunner:
             return command.parse(reply, self.info)
 
         return answered.addCallback(parsed)
+
+    def run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Deferred[list[Any]]:
+        """Each by itself."""
+
+        async def all_of_them() -> list[Any]:
+            return [await self.run(command, session) for command in commands]
+
+        return Deferred.fromCoroutine(all_of_them())
 
     def stream(
         self,

@@ -54,7 +54,7 @@ _BLOCKS = {
     "storage": 5,
     "time": 3,
     "tracing": 1,
-    "transactions": 5,
+    "transactions": 6,
     "tutorial": 2,
     "types": 4,
     "watching": 2,

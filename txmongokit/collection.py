@@ -5,7 +5,7 @@ Collections: reading and writing documents.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar, overload
 
 import bson
 from bson.codec_options import CodecOptions
@@ -31,7 +31,7 @@ from txmongokit._sansio.commands.arguments import (
     check_mapping,
     nearest,
 )
-from txmongokit._sansio.commands.base import CommandOptions, CursorBatch
+from txmongokit._sansio.commands.base import Command, CommandOptions, CursorBatch
 from txmongokit._sansio.commands.bulk import (
     BulkWrite,
     check_replacement,
@@ -74,10 +74,13 @@ from txmongokit.scope import (
 )
 from txmongokit.sessions import ClientSession, session_state
 
-__all__ = ["Collection"]
+__all__ = ["Collection", "RawWriteCommand"]
 
 DocumentT = TypeVar("DocumentT", bound=Mapping[str, Any])
 OtherT = TypeVar("OtherT", bound=Mapping[str, Any])
+
+RawWriteCommand: TypeAlias = Command[dict[str, Any]]
+"""What L{Collection.raw_write_command} makes."""
 
 
 class Collection(LegacyScope, Generic[DocumentT]):
@@ -857,17 +860,25 @@ class Collection(LegacyScope, Generic[DocumentT]):
             failed, or L{txmongokit.errors.DocumentTooLarge} where they do
             not fit.
         """
-        limits = self._limits(options)
-        command = raw_write_command(
+        command = self.raw_write_command(kind, statements, ordered=ordered, **options)
+        return self._run(command, session)
+
+    def raw_write_command(
+        self, kind: str, statements: Sequence[bytes], *, ordered: bool = True, **options: Any
+    ) -> RawWriteCommand:
+        """
+        What L{raw_write} sends, for
+        L{txmongokit.sessions.ClientSession.run_in_order}.
+        """
+        return raw_write_command(
             self._database_name,
             self._name,
             kind,
             statements,
-            limits,
+            self._limits(options),
             ordered=ordered,
             **options,
         )
-        return self._run(command, session)
 
     # Changing and getting one document.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -435,6 +435,22 @@ class ConnectionPool(Deployment[DocumentT]):
         if self._tracing is not None:
             return self._tracing.run(self._executor.run, command, session)
         return self._executor.run(command, session)
+
+    def run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Deferred[list[Any]]:
+        """
+        See L{IOperationRunner.run_in_order}.
+        """
+        self._topology.start()
+        if self._tracing is None:
+            return self._executor.run_in_order(commands, session)
+
+        async def one_by_one() -> list[Any]:
+            # Each has a span of its own.
+            return [await self.run(command, session) for command in commands]
+
+        return Deferred.fromCoroutine(one_by_one())
 
     def stream(
         self,

@@ -39,6 +39,23 @@ class IOperationRunner(Interface):
             the server learns that nobody waits.
         """
 
+    def run_in_order(commands, session):  # type: ignore[no-untyped-def]
+        """
+        Send the commands of a transaction one behind the other, without
+        waiting for each reply.
+
+        @param commands: an iterable of
+            L{txmongokit._sansio.commands.base.Command}; the next is asked
+            for when there is room on the way.
+        @param session: the L{txmongokit._sansio.transactions.SessionState}
+            that is in the transaction.
+
+        @return: L{twisted.internet.defer.Deferred}, firing with the list of
+            what each C{parse} returns; fails with the first command's error
+            that failed, when no more replies are to come.  Cancelling it
+            closes the connection.
+        """
+
     def stream(command, session, on_result):  # type: ignore[no-untyped-def]
         """
         Send a command that the server answers many times (exhaust), on a

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
@@ -625,6 +625,14 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         except PyMongoError:
             return fail()
         return Deferred.fromCoroutine(self._read(command, session))
+
+    def run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Deferred[list[Any]]:
+        """
+        See L{IOperationRunner.run_in_order}.
+        """
+        return self._master.run_in_order(commands, session)
 
     def stream(
         self,

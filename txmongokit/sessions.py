@@ -5,7 +5,7 @@ Client sessions: causal consistency, snapshots and transactions.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextvars import Token
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -21,6 +21,7 @@ from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, fail
 
 from txmongokit._sansio.commands.admin import AbortTransaction, CommitTransaction
+from txmongokit._sansio.commands.base import Command
 from txmongokit._sansio.transactions import (
     BOUND_SESSION,
     SessionState,
@@ -346,6 +347,27 @@ class ClientSession:
         arguments = (read_concern, write_concern, read_preference, max_commit_time_ms)
         run = RetriedTransaction(self._runner, self, callback, arguments, limit, self._jitter)
         return Deferred.fromCoroutine(run.run())
+
+    def run_in_order(self, commands: Iterable[Command[Any]]) -> Deferred[list[Any]]:
+        """
+        Send the commands of a transaction one behind the other, without
+        waiting for each reply: a server that is far away is waited for once.
+        After one that fails the server refuses the others, as the
+        transaction has ended.
+
+        @param commands: such as
+            L{txmongokit.collection.Collection.raw_write_command} makes; the
+            next is asked for when there is room on the way.
+
+        @return: fires with what each returns by itself; fails with
+            L{txmongokit.errors.InvalidOperation} where no transaction was
+            started, or with the first error.  Cancelling it ends the
+            transaction.
+        """
+        if not self.state.in_transaction:
+            return fail(InvalidOperation("only a transaction's commands are sent ahead: start one"))
+        result: Deferred[list[Any]] = self._runner.run_in_order(commands, self.state)
+        return result
 
     def commit_transaction(self, *, timeout: float | None = None) -> Deferred[None]:
         """

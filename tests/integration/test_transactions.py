@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import bson
 from pymongo.client_session import TransactionOptions  # type: ignore[attr-defined]  # documented
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -61,6 +62,7 @@ class TransactionTests(TestCase):
         """See L{test_transactions}."""
         await self.committed()
         await self.aborted()
+        await self.in_order()
         await self.refused()
         await self.contexts()
         await self.causal()
@@ -95,6 +97,32 @@ class TransactionTests(TestCase):
         self.assertEqual(await things.find().to_list(), [{"_id": 0, "n": 0}])
         # The open one would have kept its lock: this waited for it.
         await things.update_one({"_id": 0}, {"$set": {"n": 1}})
+
+    async def in_order(self) -> None:
+        """Writes that are sent one behind the other are one transaction; so is its failure."""
+        things = await self.things("in_order")
+        others = await self.things("in_order_too")
+
+        def inserting(*numbers: int) -> list[Any]:
+            documents = [[bson.encode({"_id": number})] for number in numbers]
+            places = (things, others)
+            return [
+                places[n % 2].raw_write_command("insert", raw) for n, raw in enumerate(documents)
+            ]
+
+        async with self.pool.start_session() as session:
+            session.start_transaction()
+            replies = await session.run_in_order(inserting(*range(1, 101)))
+            self.assertEqual([reply["n"] for reply in replies], [1] * 100)
+            self.assertEqual(await things.count_documents({}), 1)
+            await session.commit_transaction()
+            self.assertEqual(await things.count_documents({}), 51)
+            session.start_transaction()
+            with self.assertRaises(DuplicateKeyError):
+                await session.run_in_order(inserting(201, 2, 203, 204))
+            await session.abort_transaction()
+        self.assertIsNone(await things.find_one(201))
+        self.assertEqual(await others.count_documents({}), 51)
 
     async def refused(self) -> None:
         """Sessions of others, ended ones and secondaries are refused before anything is sent."""

@@ -69,13 +69,12 @@ class ParseTests(SynchronousTestCase):
         """
         Every field that is looked at has its value, documents stay raw.
         """
-        raw = entry("u", {"a": [1, {"b": 2}]}, o2={"_id": "x"}, fromMigrate=True)
+        raw = entry("u", {"a": [1, {"b": 2}]}, o2={"_id": "x"})
         parsed = parse_entry(raw)
         self.assertEqual((parsed.op, parsed.ns, parsed.term), ("u", "db.c", 5))
         self.assertEqual((parsed.ts, parsed.version), (100 << 32 | 3, 2))
         self.assertEqual(parsed.o, bson.encode({"a": [1, {"b": 2}]}))
         self.assertEqual(parsed.o2, bson.encode({"_id": "x"}))
-        self.assertTrue(parsed.from_migrate)
         self.assertIs(parsed.raw, raw)
 
     def test_absent(self) -> None:
@@ -84,10 +83,7 @@ class ParseTests(SynchronousTestCase):
         """
         parsed = parse_entry(entry())
         self.assertIsNone(parsed.o2)
-        self.assertIsNone(parsed.lsid)
-        self.assertIsNone(parsed.txn_number)
         self.assertIsNone(parsed.prev_optime)
-        self.assertFalse(parsed.from_migrate)
         self.assertEqual((parsed.multi_op_type, parsed.command), (0, ""))
 
     def test_ignored(self) -> None:
@@ -167,7 +163,6 @@ class TransactionTests(SynchronousTestCase):
         parsed = transaction({"applyOps": INNER})
         self.assertTrue(parsed.is_apply_ops)
         self.assertFalse(parsed.is_partial_transaction or parsed.is_prepare or parsed.ends_chain)
-        self.assertEqual((parsed.txn_number, parsed.lsid), (9, bson.encode(LSID)))
         self.assertIsNone(parsed.prev_optime)
         operations = inner_operations(parsed)
         self.assertEqual(

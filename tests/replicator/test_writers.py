@@ -203,7 +203,7 @@ class TransactionWriterTests(SynchronousTestCase):
         what = batch("u", "u", position=CURRENT.window_end + 1)
         error = self.failureResultOf(self.write(writer, what), ApplyError).value
         self.assertIn("1 update(s) to db.c", str(error))
-        self.assertEqual(self.commands(), ["update", "abortTransaction"])
+        self.assertEqual(self.commands(), ["update", "update", "abortTransaction"])
 
     def test_fenced(self) -> None:
         """Where the checkpoint has moved, the transaction is aborted."""

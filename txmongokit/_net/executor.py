@@ -12,12 +12,11 @@ coroutine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, TypeVar
 
 import bson
-from bson.int64 import Int64
 from pymongo.server_type import SERVER_TYPE
 from pymongo.topology_description import TOPOLOGY_TYPE
 from pymongo.write_concern import WriteConcern
@@ -25,6 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from txmongokit._net.call import Call, Row
 from txmongokit._net.observation import CommandEvent, Observer
 from txmongokit._net.pinning import Pinning
 from txmongokit._net.pool import PooledConnection
@@ -63,7 +63,7 @@ from txmongokit.errors import (
     time_exceeded,
 )
 from txmongokit.options import ClientOptions
-from txmongokit.types import Address, format_address
+from txmongokit.types import format_address
 
 __all__ = ["Executor"]
 
@@ -104,7 +104,7 @@ class Executor:
         self._last_operation = 0
         # Both are otherwise where a load balancer chooses the server: see balance.
         self._pinning: Pinning | None = None
-        self._result: Callable[[_Call, bytes], Any] = self._read
+        self._result: Callable[[Call, bytes], Any] = self._read
         topology.on_balanced = self.balance
 
     def balance(self) -> None:
@@ -123,12 +123,12 @@ class Executor:
         """
         See L{txmongokit.interfaces.IOperationRunner.run}.
         """
-        call = _Call(command, session)
+        call = Call(command, session)
         call.deadline = self._deadline(command, session)
         if session is None and command.name not in _SESSION_ENDING:
             call.session = call.implicit = self.take_session()
         if call.shareable and not self._topology.standalone:
-            call.shareable = _waits_for_nobody(command, session)
+            call.shareable = call.waits_for_nobody()
         try:
             server = None if self._observer.selections else self._select_now(call)
             if server is not None:
@@ -144,6 +144,17 @@ class Executor:
             self._release(call)
             return fail()
         return self._go_on(call, None)
+
+    def run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Deferred[list[Any]]:
+        """
+        See L{txmongokit.interfaces.IOperationRunner.run_in_order}.
+        """
+        if self._pinning is not None:
+            # A balancer's connection has an owner that counts its commands.
+            return Deferred.fromCoroutine(self._run_one_by_one(commands, session))
+        return Deferred.fromCoroutine(self._run_in_order(commands, session))
 
     def stream(
         self,
@@ -229,14 +240,14 @@ class Executor:
             return session.deadline if deadline is None else min(deadline, session.deadline)
         return deadline
 
-    def _remaining(self, call: _Call, otherwise: float | None) -> float | None:
+    def _remaining(self, call: Call, otherwise: float | None) -> float | None:
         """What is left of an operation's time, or another limit where it has none."""
         if call.deadline is None or call.deadline == math.inf:
             return otherwise
         left: float = max(0.0, call.deadline - self._reactor.seconds())
         return left
 
-    def _time_is_up(self, call: _Call, error: PyMongoError | None) -> PyMongoError:
+    def _time_is_up(self, call: Call, error: PyMongoError | None) -> PyMongoError:
         """What to fail with when an operation's time is over."""
         if error is not None and error.timeout:
             return time_exceeded(error)
@@ -247,7 +258,7 @@ class Executor:
         late.__cause__ = error
         return time_exceeded(late)
 
-    def _limit(self, call: _Call, waiting: Deferred[bytes]) -> None:
+    def _limit(self, call: Call, waiting: Deferred[bytes]) -> None:
         """Have a reply waited for only as long as there is time."""
         limit = self._options.socket_timeout
         if call.deadline is not None:
@@ -265,7 +276,7 @@ class Executor:
 
     # The first attempt: callbacks.
 
-    def _replied(self, raw: bytes, call: _Call) -> Any:
+    def _replied(self, raw: bytes, call: Call) -> Any:
         try:
             return self._taken(call, raw)
         except PyMongoError as error:
@@ -274,7 +285,7 @@ class Executor:
             self._release(call)
             raise
 
-    def _broken(self, failure: Failure, call: _Call) -> Any:
+    def _broken(self, failure: Failure, call: Call) -> Any:
         error: Any = failure.value
         self._lost(call, error)
         self._give_back(call)
@@ -283,15 +294,15 @@ class Executor:
         self._release(call)
         return failure
 
-    def _go_on(self, call: _Call, error: PyMongoError | None) -> Deferred[Any]:
+    def _go_on(self, call: Call, error: PyMongoError | None) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._rest(call, error))
 
     # All further ones: the only loop that retries.
 
-    async def _rest(self, call: _Call, error: PyMongoError | None) -> Any:
+    async def _rest(self, call: Call, error: PyMongoError | None) -> Any:
         try:
             while True:
-                if error is not None and not call.expired:
+                if error is not None and not call.kept:
                     delay = self._judge(call, error)
                     if delay:
                         await self.sleep(delay)
@@ -303,9 +314,9 @@ class Executor:
         finally:
             self._release(call)
 
-    async def _attempt(self, call: _Call) -> Any:
+    async def _attempt(self, call: Call) -> Any:
         """Send the command once; what its reply means."""
-        if call.expired:
+        if call.kept:
             server, connection = await self._logged_in_anew(call)
         else:
             call.connection = None
@@ -319,7 +330,7 @@ class Executor:
             raise
         return self._taken(call, raw)
 
-    def _taken(self, call: _Call, raw: bytes) -> Any:
+    def _taken(self, call: Call, raw: bytes) -> Any:
         """What a reply means; the connection is given back in any case."""
         try:
             result = self._result(call, raw)
@@ -328,13 +339,13 @@ class Executor:
             return result
         except OperationFailure as error:
             # Kept for the new log-in, which there is one of.
-            call.expired = error.code == _REAUTHENTICATION_REQUIRED and not call.renewed
+            call.kept = error.code == _REAUTHENTICATION_REQUIRED and not call.renewed
             raise
         finally:
-            if not call.expired:
+            if not call.kept:
                 self._give_back(call)
 
-    async def _logged_in_anew(self, call: _Call) -> tuple[Server, PooledConnection]:
+    async def _logged_in_anew(self, call: Call) -> tuple[Server, PooledConnection]:
         """
         The connection that a command was refused on for want of a log-in,
         with a new one (authentication specification, "Reauthentication").
@@ -342,7 +353,7 @@ class Executor:
         server, connection, session = call.server, call.connection, call.session
         assert server is not None
         assert connection is not None
-        call.expired, call.renewed = False, True
+        call.kept, call.renewed = False, True
         try:
             renewing = self._topology.reauthenticate(connection.protocol)
             left = self._remaining(call, None)
@@ -361,10 +372,10 @@ class Executor:
         server.pool.operation_count -= 1
         return server, connection
 
-    def _give_up_log_in(self, call: _Call) -> None:
+    def _give_up_log_in(self, call: Call) -> None:
         raise self._time_is_up(call, None)
 
-    def _judge(self, call: _Call, error: PyMongoError) -> float:
+    def _judge(self, call: Call, error: PyMongoError) -> float:
         """
         Judge a failure.
 
@@ -406,7 +417,7 @@ class Executor:
             self._give_up(call, error)
         return delay
 
-    def _tell_failure(self, call: _Call, error: PyMongoError) -> None:
+    def _tell_failure(self, call: Call, error: PyMongoError) -> None:
         server, connection = call.server, call.connection
         assert server is not None
         assert connection is not None
@@ -415,7 +426,7 @@ class Executor:
         if self._pinning is not None:
             self._pinning.failed(call, error)
 
-    def _give_up(self, call: _Call, error: PyMongoError) -> None:
+    def _give_up(self, call: Call, error: PyMongoError) -> None:
         first = call.first_error
         if first is not None and (
             isinstance(error, ServerSelectionTimeoutError)
@@ -426,7 +437,7 @@ class Executor:
             raise first from error
         raise error if call.deadline is None else time_exceeded(error)
 
-    def _avoid(self, call: _Call, overload: bool) -> None:
+    def _avoid(self, call: Call, overload: bool) -> None:
         """Prefer another server from now on, where there is a choice."""
         server = call.server
         if server is not None and (
@@ -435,7 +446,7 @@ class Executor:
         ):
             call.deprioritized = (*call.deprioritized, server.address)
 
-    def _may_retry(self, call: _Call) -> bool:
+    def _may_retry(self, call: Call) -> bool:
         """Whether this is a retryable read or write, here and now."""
         command, session = call.command, call.session
         if not command.retryable:
@@ -464,7 +475,7 @@ class Executor:
 
     # A server and a connection.
 
-    def _select_now(self, call: _Call) -> Server | None:
+    def _select_now(self, call: Call) -> Server | None:
         command, session = call.command, call.session
         call.connection = None
         address = command.address
@@ -482,7 +493,7 @@ class Executor:
         call.server = self._topology.select_now(call.writable, call.preference, call.deprioritized)
         return call.server
 
-    async def _acquire(self, call: _Call) -> tuple[Server, PooledConnection]:
+    async def _acquire(self, call: Call) -> tuple[Server, PooledConnection]:
         """Wait for a server, then for one of its connections."""
         if self._pinning is not None:
             kept = self._pinning.kept(call)
@@ -500,11 +511,11 @@ class Executor:
         assert connection is not None
         return server, connection
 
-    def _selection_limit(self, call: _Call) -> float:
+    def _selection_limit(self, call: Call) -> float:
         limit = self._options.server_selection_timeout
         return min(limit, self._remaining(call, limit) or 0.0)
 
-    async def _selected(self, call: _Call) -> Server:
+    async def _selected(self, call: Call) -> Server:
         observer = self._observer
         limit = self._selection_limit(call)
         if not observer.selections:
@@ -531,7 +542,7 @@ class Executor:
         observer.selection_succeeded(*told, self._topology.description, server.address)
         return server
 
-    def _give_back(self, call: _Call) -> None:
+    def _give_back(self, call: Call) -> None:
         """The connection is needed no longer, though C{call} still tells which it was."""
         server, connection = call.server, call.connection
         assert server is not None
@@ -539,12 +550,12 @@ class Executor:
         server.pool.operation_count -= 1
         server.pool.check_in(connection)
 
-    def _release(self, call: _Call) -> None:
+    def _release(self, call: Call) -> None:
         implicit, call.implicit = call.implicit, None
         if implicit is not None:
             self.release_session(implicit)
 
-    def _lost(self, call: _Call, error: BaseException) -> None:
+    def _lost(self, call: Call, error: BaseException) -> None:
         """A request was sent and its reply did not come, or was not waited for."""
         connection, session = call.connection, call.session
         if session is not None and session.server_session is not None:
@@ -565,7 +576,7 @@ class Executor:
 
     # One request and its reply.
 
-    def _send(self, call: _Call, server: Server, connection: PooledConnection) -> Deferred[bytes]:
+    def _send(self, call: Call, server: Server, connection: PooledConnection) -> Deferred[bytes]:
         """
         Send the command.
 
@@ -588,7 +599,10 @@ class Executor:
                 return succeed(b"")
             waiting = protocol.request(encoded, request.sequences, compress=compress)
         except BaseException:
-            self._give_back(call)
+            if call.kept:
+                server.pool.operation_count -= 1
+            else:
+                self._give_back(call)
             raise
         if call.session is not None:
             call.session.sent()
@@ -598,7 +612,7 @@ class Executor:
             self._limit(call, waiting)
         return waiting
 
-    def _encode(self, call: _Call, body: dict[str, Any], server: Server) -> bytes:
+    def _encode(self, call: Call, body: dict[str, Any], server: Server) -> bytes:
         """The command with everything that it carries besides its own fields."""
         command, session = call.command, call.session
         options = command.options
@@ -627,14 +641,14 @@ class Executor:
             _add_server_api(body, self._options.server_api)
         return bson.encode(body, False, options.codec_options)
 
-    def _add_write_concern(self, call: _Call, body: dict[str, Any]) -> None:
+    def _add_write_concern(self, call: Call, body: dict[str, Any]) -> None:
         concern = call.command.options.write_concern.document
         if call.deadline is not None:
             concern = {name: value for name, value in concern.items() if name != "wtimeout"}
         if concern:
             body["writeConcern"] = concern
 
-    def _add_session(self, call: _Call, session: SessionState, body: dict[str, Any]) -> None:
+    def _add_session(self, call: Call, session: SessionState, body: dict[str, Any]) -> None:
         command = call.command
         assert call.connection is not None
         session.apply(command, body, self._reactor.seconds(), call.connection.info)
@@ -648,7 +662,7 @@ class Executor:
             if call.number is not None:
                 body["txnNumber"] = call.number
 
-    def _add_time_limit(self, call: _Call, body: dict[str, Any], server: Server) -> None:
+    def _add_time_limit(self, call: Call, body: dict[str, Any], server: Server) -> None:
         assert call.deadline is not None
         if call.deadline == math.inf:
             return
@@ -661,7 +675,7 @@ class Executor:
         elif not command.sends_max_time and command.name != "getMore":
             body.pop("maxTimeMS", None)
 
-    def _add_read_preference(self, call: _Call, body: dict[str, Any], server_type: int) -> None:
+    def _add_read_preference(self, call: Call, body: dict[str, Any], server_type: int) -> None:
         command, preference, session = call.command, call.preference, call.session
         if not (command.is_read or command.follows_read_preference):
             return
@@ -674,7 +688,7 @@ class Executor:
             # there is meant (server-selection specification, topology Single).
             body["$readPreference"] = {"mode": "primaryPreferred"}
 
-    def _read(self, call: _Call, raw: bytes) -> Any:
+    def _read(self, call: Call, raw: bytes) -> Any:
         """What a reply means."""
         command, session, connection = call.command, call.session, call.connection
         assert connection is not None
@@ -693,7 +707,7 @@ class Executor:
             raise_command_error(reply, info.max_wire_version)
         return command.parse(reply, info)
 
-    def _read_and_pin(self, call: _Call, raw: bytes) -> Any:
+    def _read_and_pin(self, call: Call, raw: bytes) -> Any:
         """What a reply means; its cursor's connection is kept."""
         assert self._pinning is not None
         try:
@@ -706,6 +720,60 @@ class Executor:
             raise
         return self._pinning.replied(call, result)
 
+    # Many commands.
+
+    async def _run_one_by_one(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> list[Any]:
+        return [await self.run(command, session) for command in commands]
+
+    async def _run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> list[Any]:
+        row = Row()
+        try:
+            for command in commands:
+                call = row.call = Call(command, session)
+                call.kept = True
+                call.deadline = self._deadline(command, session)
+                if row.connection is None:
+                    row.server, row.connection = await self._acquire(call)
+                assert row.server is not None
+                call.server = row.server
+                row.put(call, self._send(call, row.server, row.connection))
+                while row.full:
+                    await self._next_of(row)
+            while row.waiting:
+                await self._next_of(row)
+        except PyMongoError as error:
+            if isinstance(error, OperationFailure):
+                # The others are answered with the end of the transaction.
+                await self._drain(row)
+            assert row.call is not None
+            self._judge(row.call, error)
+            raise
+        finally:
+            row.end(self._lost)
+        return row.results
+
+    async def _next_of(self, row: Row) -> None:
+        call, waiting = row.take()
+        try:
+            raw = await waiting
+        except BaseException as error:
+            self._lost(call, error)
+            raise
+        row.results.append(self._result(call, raw))
+
+    async def _drain(self, row: Row) -> None:
+        failed = row.call
+        while row.waiting:
+            try:
+                await self._next_of(row)
+            except PyMongoError:
+                pass
+        row.call = failed
+
     # Many replies.
 
     async def _stream(
@@ -714,7 +782,7 @@ class Executor:
         session: SessionState | None,
         on_result: Callable[[Any], Deferred[None] | None],
     ) -> None:
-        call = _Call(command, session)
+        call = Call(command, session)
         call.shareable = False
         call.deadline = self._deadline(command, session)
         server, connection = await self._acquire(call)
@@ -761,11 +829,11 @@ class Executor:
 
     # What observers are told.
 
-    def _number(self, call: _Call) -> None:
+    def _number(self, call: Call) -> None:
         if not call.operation_id:
             self._last_operation = call.operation_id = self._last_operation + 1
 
-    def _tell_started(self, call: _Call, request: Request) -> None:
+    def _tell_started(self, call: Call, request: Request) -> None:
         self._number(call)
         connection = call.connection
         assert connection is not None
@@ -792,7 +860,7 @@ class Executor:
         else:
             call.event = event
 
-    def _tell_reply(self, call: _Call, raw: bytes) -> None:
+    def _tell_reply(self, call: Call, raw: bytes) -> None:
         event, call.event = call.event, None
         assert event is not None
         elapsed = self._reactor.seconds() - call.sent
@@ -801,83 +869,6 @@ class Executor:
             self._observer.command_succeeded(event, reply, elapsed)
         else:
             self._observer.command_failed(event, reply, elapsed)
-
-
-class _Call:
-    """
-    One operation on its way: what its attempts share.
-
-    @ivar attempts: how many have failed.
-    @ivar limit: how many may fail and be tried again, once a server has said
-        that it is overloaded; C{None} until then.
-    @ivar number: the transaction number of a retryable write.
-    @ivar implicit: the session that is given back at the end.
-    @ivar expired: whether the connection is kept, to be logged in on anew;
-        C{renewed} once it was.
-    """
-
-    __slots__ = (
-        "attempts",
-        "command",
-        "connection",
-        "deadline",
-        "deprioritized",
-        "event",
-        "expired",
-        "first_error",
-        "implicit",
-        "limit",
-        "number",
-        "opened_transaction",
-        "operation_id",
-        "preference",
-        "renewed",
-        "sent",
-        "server",
-        "session",
-        "shareable",
-        "unacknowledged",
-        "writable",
-    )
-
-    def __init__(self, command: Command[Any], session: SessionState | None) -> None:
-        in_transaction = session is not None and session.in_transaction
-        self.command = command
-        self.session = session
-        self.implicit: SessionState | None = None
-        self.deadline: float | None = None
-        self.number: Int64 | None = None
-        self.server: Server | None = None
-        self.connection: PooledConnection | None = None
-        self.first_error: PyMongoError | None = None
-        self.deprioritized: tuple[Address, ...] = ()
-        self.preference: Any = None
-        self.writable = True
-        self.attempts = 0
-        self.limit: float | None = None
-        self.opened_transaction = False
-        self.expired = False
-        self.renewed = False
-        self.event: CommandEvent | None = None
-        self.sent = 0.0
-        self.operation_id = 0
-        # A command in a transaction may wait for a lock.
-        self.shareable = command.shareable and not in_transaction
-        self.unacknowledged = (
-            command.is_write
-            and not command.options.write_concern.acknowledged
-            and not in_transaction
-        )
-
-
-def _waits_for_nobody(command: Command[Any], session: SessionState | None) -> bool:
-    """Whether a point command is short on a replica set, too."""
-    options = command.options
-    if command.is_write:
-        # What the set asks for by default may be a majority.
-        return not options.write_concern.is_server_default
-    # A secondary may have to catch up with what the session has seen.
-    return session is None or session.operation_time is None or not options.read_preference.mode
 
 
 def _failure_document(error: BaseException) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime
 import io
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
@@ -128,6 +128,19 @@ class _Limited:
         """With the deadline."""
         self._limit(command)
         result: Deferred[Any] = self._runner.run(command, session)
+        return result
+
+    def run_in_order(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Deferred[list[Any]]:
+        """With the deadline."""
+
+        def limited() -> Iterator[Command[Any]]:
+            for command in commands:
+                self._limit(command)
+                yield command
+
+        result: Deferred[list[Any]] = self._runner.run_in_order(limited(), session)
         return result
 
     def stream(

@@ -21,7 +21,7 @@ from pymongo import ReturnDocument
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from txmongokit.collection import Collection
+from txmongokit.collection import Collection, RawWriteCommand
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import DuplicateKeyError, OperationFailure
 from txmongokit.replicator.entries import from_timestamp, timestamp
@@ -284,6 +284,20 @@ class CheckpointStore:
             session=session,
             retryable=session is None,
         )
+        self.check(reply)
+
+    def move_command(self, current: Checkpoint, following: Checkpoint) -> RawWriteCommand:
+        """
+        L{move} as a transaction's command, whose reply is for L{check}.
+        """
+        return self._collection.raw_write_command("update", [self.statement(current, following)])
+
+    def check(self, reply: Mapping[str, Any]) -> None:
+        """
+        See that a move took place.
+
+        @raise FencedError: it did not.
+        """
         if reply["n"] != 1:
             raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
 

@@ -48,15 +48,15 @@ _SIZES = {0x01: 8, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 
 # What servers 4.4 to 6.0 write for a single document, before and after its
 # documents.  All else goes through the general walk, at twice the cost.
 _HEAD = re.compile(
-    rb"(?s)(?:\x03lsid\0(.{4}\x05id\0\x10\0\0\0\x04.{16}\x05uid\0\x20\0\0\0\0.{32}\0))?"
-    rb"(?:\x12txnNumber\0(.{8}))?"
+    rb"(?s)(?:\x03lsid\0.{4}\x05id\0\x10\0\0\0\x04.{16}\x05uid\0\x20\0\0\0\0.{32}\0)?"
+    rb"(?:\x12txnNumber\0.{8})?"
     rb"\x02op\0\x02\0\0\0([iud])\0\x02ns\0.{4}([^\0]+)\0"
     rb"(?:\x05ui\0\x10\0\0\0\x04.{16})?\x03o\0"
 )
 _TAIL = re.compile(
     rb"(?s)(?:\x10stmtId\0.{4})?\x11ts\0(.{8}\x12t\0.{8})"
     rb"(?:\x09wall\0.{8})?\x12v\0\x02\0{7}(?:\x09wall\0.{8})?(?:\x10stmtId\0.{4})?"
-    rb"(?:\x03prevOpTime\0.{4}\x11ts\0(.{8}\x12t\0.{8})\0)?\0\Z"
+    rb"(?:\x03prevOpTime\0.{4}\x11ts\0.{8}\x12t\0.{8}\0)?\0\Z"
 )
 _OPTIME = Struct("<Q3xq")
 
@@ -81,18 +81,13 @@ class OplogEntry:
     @ivar o: the document or command, raw.
     @ivar o2: what identifies the document of an update, raw.
     @ivar version: the oplog format.
-    @ivar from_migrate: whether a chunk migration or the like wrote it.
-    @ivar lsid: the session's id, raw; transactions have it.
-    @ivar txn_number: the transaction's number within the session.
-    @ivar prev_optime: position and term of the entry before this one in the
-        same transaction.
+    @ivar prev_optime: of a command, position and term of the entry before
+        this one in the same transaction.
     @ivar multi_op_type: 1 for a batch that is no transaction.
     @ivar raw: the whole entry.
     """
 
     __slots__ = (
-        "from_migrate",
-        "lsid",
         "multi_op_type",
         "ns",
         "o",
@@ -102,7 +97,6 @@ class OplogEntry:
         "raw",
         "term",
         "ts",
-        "txn_number",
         "version",
     )
 
@@ -113,9 +107,6 @@ class OplogEntry:
     o: bytes
     o2: bytes | None
     version: int
-    from_migrate: bool
-    lsid: bytes | None
-    txn_number: int | None
     prev_optime: tuple[int, int] | None
     multi_op_type: int
     raw: bytes
@@ -182,6 +173,16 @@ class OplogEntry:
         )
 
 
+class _Write(OplogEntry):
+    """A write to one document, as servers usually note it."""
+
+    __slots__ = ()
+
+    multi_op_type = 0
+    prev_optime = None
+    version = _VERSION
+
+
 def timestamp(position: int) -> Timestamp:
     """
     A position as BSON has it.
@@ -228,11 +229,11 @@ def _parse_quickly(raw: bytes) -> OplogEntry | None:
     if start + 9 > length:
         return None
     end = start + _INT32.unpack_from(raw, start)[0]
-    entry = OplogEntry()
-    entry.o2 = None
     if end < start + 5 or end + 9 > length:
         return None
+    entry = _Write()
     entry.o = raw[start:end]
+    entry.o2 = None
     if raw.startswith(b"\x03o2\0", end):
         start = end + 4
         end = start + _INT32.unpack_from(raw, start)[0]
@@ -242,20 +243,11 @@ def _parse_quickly(raw: bytes) -> OplogEntry | None:
     tail = _TAIL.match(raw, end)
     if tail is None:
         return None
-    lsid, number, op, ns = head.groups()
-    optime, previous = tail.groups()
+    op, ns = head.groups()
     entry.raw = raw
     entry.op = op.decode()
     entry.ns = ns.decode("utf-8", "surrogateescape")
-    entry.ts, entry.term = _OPTIME.unpack(optime)
-    entry.version = _VERSION
-    entry.from_migrate = False
-    entry.lsid = lsid
-    entry.txn_number = None if number is None else _INT64.unpack(number)[0]
-    entry.multi_op_type = 0
-    entry.prev_optime = None
-    if previous is not None and not previous.startswith(b"\0\0\0\0\0\0\0\0"):
-        entry.prev_optime = _OPTIME.unpack(previous)
+    entry.ts, entry.term = _OPTIME.unpack_from(raw, tail.start(1))
     return entry
 
 
@@ -332,13 +324,7 @@ def _parse(raw: bytes, outer: OplogEntry | None = None) -> OplogEntry:
     entry.ns = _text(raw, get(b"ns"))
     span = get(b"o2")
     entry.o2 = raw[span[1] : span[2]] if span and span[0] == 0x03 else None
-    span = get(b"fromMigrate")
-    entry.from_migrate = bool(span and span[0] == 0x08 and raw[span[1]])
-    span = get(b"lsid")
-    entry.lsid = raw[span[1] : span[2]] if span and span[0] == 0x03 else None
-    span = get(b"txnNumber")
-    entry.txn_number = _integer(raw, span, 0) if span else None
-    span = get(b"prevOpTime")
+    span = get(b"prevOpTime") if entry.op == "c" else None
     entry.prev_optime = _optime(raw[span[1] : span[2]]) if span and span[0] == 0x03 else None
     span = get(b"multiOpType")
     entry.multi_op_type = _integer(raw, span, 0) if span else 0

@@ -207,7 +207,7 @@ class Replication:
         """Put entries into batches; whether the end was reached."""
         self.progress.size += sum(map(len, documents))
         for number, raw in enumerate(documents, 1):
-            if not number % _SLICE and self._writing is not None:
+            if not number % _SLICE and self._writing is not None and not self._writing.called:
                 # The batch under way takes several commands: the next of them
                 # is not to wait until this one is prepared.
                 await deferLater(self._reactor, 0.0, lambda: None)

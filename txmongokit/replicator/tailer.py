@@ -29,6 +29,9 @@ OPLOG = "local.oplog.rs"
 # CappedPositionLost and the change-stream form of the same thing: what was to
 # be read next has been overwritten.
 _OVERRUN = frozenset({136, 286})
+# Entries at a time: what is prepared is a small part of what would fit into a
+# message, so that the destination is not kept waiting while it is taken apart.
+_BATCH = 4096
 # A cursor that the server killed, or that lost its server: open a new one.
 _REOPEN = frozenset({43, 237, 175})
 # How long a member may take to know what another one knew (milliseconds).
@@ -215,6 +218,7 @@ class Tailer:
             {"ts": {"$gte": timestamp(self._position)}},
             cursor_type=CursorType.TAILABLE_AWAIT,
             max_await_time_ms=1000,
+            batch_size=_BATCH,
         )
         # The entry to resume after comes first on a new cursor, or is lost.
         self._expected = self._position if self._verify else None

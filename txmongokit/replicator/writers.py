@@ -5,13 +5,15 @@ Writing one batch and the checkpoint after it, so that both happen or neither.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
-from typing import Protocol
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Protocol
 
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from txmongokit.collection import Collection
+from txmongokit.collection import Collection, RawWriteCommand
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure
 from txmongokit.replicator.batch import Batch, WriteGroup
@@ -183,39 +185,25 @@ class TransactionWriter:
         session.start_transaction(
             read_concern=ReadConcern("local"), write_concern=WriteConcern("majority")
         )
+        following = current.advanced(batch.position, batch.term, count=batch.count, part=batch.part)
+        row = _Row(self._collection)
         try:
-            missing = 0
-            for group in groups:
-                missing += await self._write_group(group, batch.position <= current.window_end)
-            following = current.advanced(
-                batch.position, batch.term, count=batch.count, missing=missing, part=batch.part
-            )
-            await self._store.move(current, following, session)
+            commands = row.commands(groups)
+            if batch.position <= current.window_end:
+                # The checkpoint tells what is missing, which has to be known first.
+                missing = row.missing(await session.run_in_order(commands))
+                following = replace(following, missing=current.missing + missing.total())
+                await self._store.move(current, following, session)
+            else:
+                move = self._store.move_command(current, following)
+                *replies, moved = await session.run_in_order(chain(commands, (move,)))
+                _refuse_missing(row.missing(replies))
+                self._store.check(moved)
         except BaseException:
             await session.abort_transaction()
             raise
         await session.commit_transaction()
         return following
-
-    async def _write_group(self, group: WriteGroup, tolerant: bool) -> int:
-        collection = self._collection(group.namespace)
-        missing = 0
-        for piece in pieces(group.statements):
-            reply = await collection.raw_write(
-                group.kind,
-                piece,
-                ordered=True,
-                bypass_document_validation=None if group.kind == "delete" else True,
-                session=self._session,
-            )
-            if group.kind == "update":
-                missing += len(piece) - int(reply["n"])
-        if missing and not tolerant:
-            raise ApplyError(
-                f"{missing} update(s) to {group.namespace} found no document in the destination: "
-                "it is not a complete copy of the source; copy the data anew"
-            )
-        return missing
 
     def _collection(self, namespace: str) -> Collection[dict[str, object]]:
         collection = self._collections.get(namespace)
@@ -225,6 +213,54 @@ class TransactionWriter:
             if len(self._collections) > 10_000:
                 self._collections = {namespace: collection}
         return collection
+
+
+class _Row:
+    """
+    A transaction's writes, sent one behind the other.
+
+    @param collection: gives the collection of a namespace.
+    """
+
+    def __init__(self, collection: Callable[[str], Collection[dict[str, object]]]) -> None:
+        self._collection = collection
+        # Each one's updates, and where they go.
+        self._updates: list[tuple[str, int]] = []
+
+    def commands(self, groups: Iterable[WriteGroup]) -> Iterator[RawWriteCommand]:
+        """
+        The commands, as they are asked for.
+        """
+        for group in groups:
+            kind = group.kind
+            collection = self._collection(group.namespace)
+            for piece in pieces(group.statements):
+                self._updates.append((group.namespace, len(piece) if kind == "update" else 0))
+                yield collection.raw_write_command(
+                    kind,
+                    piece,
+                    ordered=True,
+                    bypass_document_validation=None if kind == "delete" else True,
+                )
+
+    def missing(self, replies: Iterable[Mapping[str, Any]]) -> Counter[str]:
+        """
+        How many updates of each namespace found no document.
+        """
+        missing: Counter[str] = Counter()
+        for (namespace, updates), reply in zip(self._updates, replies, strict=True):
+            if updates:
+                missing[namespace] += updates - int(reply["n"])
+        return missing
+
+
+def _refuse_missing(missing: Counter[str]) -> None:
+    for namespace, count in missing.items():
+        if count:
+            raise ApplyError(
+                f"{count} update(s) to {namespace} found no document in the destination: "
+                "it is not a complete copy of the source; copy the data anew"
+            )
 
 
 def _always(namespace: str) -> bool:

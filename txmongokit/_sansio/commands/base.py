@@ -174,6 +174,7 @@ class Command(Generic[ResultT]):
         is one of several commands of one operation; otherwise the runner
         works it out from C{options.timeout}.
     @ivar whole: the operation that it is one of several commands of.
+    @ivar size: bytes of the encoded documents that it was given.
     """
 
     name: ClassVar[str] = ""
@@ -188,6 +189,7 @@ class Command(Generic[ResultT]):
     deadline: float | None = None
     sends_max_time: bool = True
     whole: WholeOperation | None = None
+    size: int = 0
 
     def __init__(self, database: str, options: CommandOptions) -> None:
         self.database = database

@@ -455,6 +455,13 @@ class RawWrite(Statements[dict[str, Any]]):
     (see L{raise_write_errors}).
     """
 
+    @property
+    def size(self) -> int:  # type: ignore[override]  # worked out where it is asked for
+        """
+        Bytes of all statements.
+        """
+        return sum(map(len, self._statements))
+
     def build(self, info: ConnectionInfo) -> Request:
         """
         All the statements.
