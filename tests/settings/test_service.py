@@ -35,10 +35,10 @@ class Child(Service):
     def stopService(self) -> Deferred[Any]:
         """Use it for the last time."""
         super().stopService()
-        last = self.mongo.db.command("ping")
-        self.pings.append(last)
         if not self.ends:
             raise ValueError("does not end well")
+        last = self.mongo.db.command("ping")
+        self.pings.append(last)
         return last.addCallback(lambda _: None)
 
 
