@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import FakeRunner, Script, cursor_reply
 from txmongokit.database import Database
+from txmongokit.errors import AutoReconnect
 from txmongokit.web.encryption import SessionCipher
 from txmongokit.web.records import digest_of
 from txmongokit.web.store import (
@@ -334,6 +335,13 @@ class ReplacementTests(StoreTestCase):
         self.assertEqual((record.id, record.user, record.version), (ID, None, 3))
         (inserted,), (deleted,) = self.runner.statements(0), self.runner.statements(2)
         self.assertEqual(deleted["q"]["_id"], inserted["_id"])
+
+    def test_interrupted(self) -> None:
+        """If the old one cannot be deleted, the record keeps its id, which is still good."""
+        record = self.loaded(MATCHED, AutoReconnect("gone"))
+        self.failureResultOf(self.sessions.bind_user(record, "ada"), AutoReconnect)
+        self.assertEqual((record.id, record.user, record.version), (ID, None, 3))
+        self.assertEqual(len(self.runner.requests), 2)
 
 
 class UpdateTests(StoreTestCase):

@@ -109,5 +109,5 @@ class SessionCookies:
             **age,
         )
         if same_site == "none":
-            # Before Twisted 25 addCookie does not know it.
+            # Older Twisteds' addCookie does not know it.
             request.cookies[-1] += b"; SameSite=none"
