@@ -23,6 +23,8 @@ __all__ = ["Headroom", "headroom_seconds"]
 _EVERY = 5.0
 _REPEAT = 60.0
 _LEAST_WINDOW = 60.0
+# Seconds that a majority may be behind before it is a reason to warn.
+_MINORITY = 15
 
 
 def headroom_seconds(
@@ -50,7 +52,8 @@ def headroom_seconds(
 
 class Headroom:
     """
-    Measures it every five seconds, and warns in the log below a threshold.
+    Measures it every five seconds, and warns in the log below a threshold;
+    also where the source has no majority, for then nothing is to be read.
 
     @param namespace: the source's oplog.
     @param position: asks where the replication would go on after a restart.
@@ -83,6 +86,7 @@ class Headroom:
         self._threshold = threshold
         self._measured = measured
         self._warned: float | None = None
+        self._told: float | None = None
         self._first: int | None = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
@@ -132,7 +136,11 @@ class Headroom:
         if first is None:
             return
         size, limit = await self._sizes(database, name)
-        newest = from_timestamp(hello["lastWrite"]["opTime"]["ts"])
+        last = hello["lastWrite"]
+        newest = from_timestamp(last["opTime"]["ts"])
+        self.judge_majority(
+            newest, from_timestamp(last.get("majorityOpTime", last["opTime"])["ts"])
+        )
         self.judge(from_timestamp(first["ts"]), newest, self._position(), size, limit)
         self._measured()
 
@@ -143,6 +151,27 @@ class Headroom:
             # Not every user may ask for it.
             return None, None
         return stats.get("size"), stats.get("maxSize")
+
+    def judge_majority(self, newest: int, majority: int) -> None:
+        """
+        Warn, at once and then every minute, while the source's majority is
+        behind: what it does not have may be rolled back, and is not read.
+
+        @param newest: the position of the newest entry.
+        @param majority: that of the newest one that a majority has.
+        """
+        behind = (newest >> 32) - (majority >> 32)
+        now = self._reactor.seconds()
+        if behind < _MINORITY:
+            self._told = None
+        elif self._told is None or now - self._told >= _REPEAT:
+            self._told = now
+            self._log.warn(
+                "majority: what was written to the source in the last {behind} s has not reached "
+                "a majority of its members, and is replicated only when it has: see to the members "
+                "that are down or behind",
+                behind=behind,
+            )
 
     def judge(
         self, oldest: int, newest: int, position: int, size: int | None, limit: int | None
