@@ -25,10 +25,12 @@ class Application:
     """
     Pages that use a session in each of the ways that there are.
 
+    @ivar early: the same with locks before the body is read.
     @ivar explicit: the same without locks.
     @ivar impatient: the same, but soon tired of waiting for them.
     """
 
+    early: Application | None = None
     explicit: Application | None = None
     impatient: Application | None = None
 
@@ -128,6 +130,7 @@ def configuration(uri: str, collection: str) -> dict[str, Any]:
             "tools.sessions.timeout": 60,
             "tools.sessions.httponly": True,
         },
+        "/early": {"tools.sessions.locking": "early"},
         "/explicit": {"tools.sessions.locking": "explicit"},
         "/impatient": {"tools.sessions.lock_timeout": 0.2},
     }
@@ -137,7 +140,8 @@ def main(server: str, port: str, uri: str, collection: str) -> None:
     """Serve until a signal comes."""
     cherrypy.config.update({"environment": "production", "log.screen": True})
     application = Application()
-    application.explicit, application.impatient = Application(), Application()
+    application.early, application.explicit = Application(), Application()
+    application.impatient = Application()
     cherrypy.tree.mount(application, "/", configuration(uri, collection))
     if server == "cherrypy":
         cherrypy.config.update(

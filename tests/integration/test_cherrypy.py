@@ -224,8 +224,8 @@ class CherryPyTests(SynchronousTestCase):
         return states, self.seen(visitor)["data"]
 
     def test_fifty_threads(self) -> None:
-        """Fifty threads count to fifty on one session."""
-        states, data = self.count(["/add"] * 50)
+        """Fifty threads count to fifty on one session, whenever it is locked."""
+        states, data = self.count(["/add"] * 25 + ["/early/add"] * 25)
         self.assertEqual((set(states), data["count"]), ({200}, 50))
         self.assertEqual(self.collection["locks"].count_documents({}), 0)
 

@@ -110,7 +110,11 @@ class ServiceTests(SynchronousTestCase):
 
     def test_store_alone(self) -> None:
         """Without a place to listen the store is kept, nothing more."""
-        service = makeService(self.options("--collection", "visits", "--timeout", "5"))
+        keys = Path(self.mktemp())
+        keys.write_text(f"first {'A' * 43}=")
+        service = makeService(
+            self.options("--collection", "visits", "--timeout", "5", "--key-file", str(keys))
+        )
         assert isinstance(service, MultiService)
         (sessions,) = service.services
         assert isinstance(sessions, SessionStoreService)
@@ -147,6 +151,7 @@ class ServiceTests(SynchronousTestCase):
         """What turns out to be unusable only then is told as well."""
         for given, part in (
             (("--http", "8080", "--token-file", "/no/such/file"), "cannot be read"),
+            (("--key-file", "/no/such/file"), "cannot be read"),
             (("--http", "nonsense:1:interface=127.0.0.1"), "--http 'nonsense:1"),
             (("--db", "mongodb://db.example"), "no default database"),
             (("--db", "http://db.example/web"), "mongodb://"),

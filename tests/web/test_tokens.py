@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.web.logs import logged
-from txmongokit.web.tokens import TokenFile, TokenFileError
+from txmongokit.web.secretfile import SecretFileError
+from txmongokit.web.tokens import TokenFile
 
 OLD = "old-token-0123456789"
 NEW = "new-token-0123456789"
@@ -90,6 +91,6 @@ class TokenFileTests(SynchronousTestCase):
             ("x" * 70_000, "longer than 65536 bytes"),
             ("\n".join(f"{OLD}{number}" for number in range(101)), "has 101 tokens"),
         ):
-            error = self.assertRaises(TokenFileError, self.tokens, content)
+            error = self.assertRaises(SecretFileError, self.tokens, content)
             self.assertIn(part, str(error))
             self.assertNotIn("0123456789", str(error))

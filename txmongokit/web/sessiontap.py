@@ -18,9 +18,10 @@ from twisted.python import usage
 from txmongokit.errors import ConfigurationError, InvalidURI
 from txmongokit.listening import EndpointError, listening_place
 from txmongokit.web.rest import Limits, SessionAPI
+from txmongokit.web.secretfile import SecretFileError, read_cipher
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.sessionservice import SessionServer, SessionStoreService
-from txmongokit.web.tokens import TokenFile, TokenFileError
+from txmongokit.web.tokens import TokenFile
 
 __all__ = ["Options", "makeService"]
 
@@ -57,6 +58,7 @@ class Options(usage.Options):
         ["reap-every", None, "60", "Seconds between two removals of what has ended."],
         ["http", None, None, "Where to serve: tcp:8080:interface=127.0.0.1, ssl:443:..., unix:..."],
         ["token-file", None, None, "File with a token a line, one of which requests must show."],
+        ["key-file", None, None, "File with the keys of encrypted sessions: NAME BASE64 a line."],
         ["max-body", None, "4194304", "Bytes that a request's body may have."],
         ["max-requests", None, "100", "Requests that are served at once."],
         ["max-listed", None, "1000", "Sessions that a list has at most."],
@@ -136,19 +138,21 @@ def makeService(options: Options) -> IService:
 
     try:
         return _service(reactor, options)
-    except (ConfigurationError, InvalidURI, EndpointError, TokenFileError, TypeError) as error:
+    except (ConfigurationError, InvalidURI, EndpointError, SecretFileError, ImportError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
 def _service(reactor: Any, options: Options) -> MultiService:
     metrics = SessionMetrics()
+    keys = options["key-file"]
     sessions = SessionStoreService(
         options["db"],
         reap_every=options["reap-every"],
         metrics=metrics,
         name=options["collection"],
         timeout=options["timeout"],
+        cipher=None if keys is None else read_cipher(keys),
     )
     place = options["http"]
     if place is None:

@@ -6,29 +6,23 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
 
 from twisted.logger import Logger
 
-__all__ = ["TokenFile", "TokenFileError"]
+from txmongokit.web.secretfile import SecretFileError, read_secrets
+
+__all__ = ["TokenFile"]
 
 _log = Logger()
 # RFC 6750, 2.1.
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _SHORTEST = 20
 _MOST_TOKENS = 100
-_MOST_BYTES = 65_536
 # How often a change of the file is looked for, in seconds.
 _LOOK_EVERY = 1.0
-
-
-class TokenFileError(ValueError):
-    """
-    There are no tokens to be had: one sentence with the mend.
-    """
 
 
 class TokenFile:
@@ -43,7 +37,7 @@ class TokenFile:
     @param path: where it is.
     @param seconds: a clock that never goes back.
 
-    @raise TokenFileError: the file cannot be read, has no token, or one that
+    @raise SecretFileError: the file cannot be read, has no token, or one that
         is too short or has characters that no header can carry.
     """
 
@@ -74,7 +68,7 @@ class TokenFile:
         """
         try:
             self._read()
-        except TokenFileError as error:
+        except SecretFileError as error:
             self._seen = self._state()
             _log.error("{error}; the tokens from before are still in force", error=str(error))
         else:
@@ -88,34 +82,19 @@ class TokenFile:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _read(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                found = os.fstat(file.fileno())
-                content = file.read(_MOST_BYTES + 1)
-        except OSError as error:
-            raise TokenFileError(
-                f"the token file {self._path} cannot be read: {error.strerror}"
-            ) from None
-        if len(content) > _MOST_BYTES:
-            raise TokenFileError(
-                f"the token file {self._path} is longer than {_MOST_BYTES} bytes: "
-                "write one token a line into it, and nothing else"
-            )
-        lines = [line.strip() for line in content.splitlines()]
-        tokens = {line for line in lines if line and not line.startswith(b"#")}
+        lines, found = read_secrets(self._path, "token file")
+        tokens = set(lines)
         if not 0 < len(tokens) <= _MOST_TOKENS:
-            raise TokenFileError(
+            raise SecretFileError(
                 f"the token file {self._path} has {len(tokens)} tokens: write from 1 to "
                 f"{_MOST_TOKENS} into it, one a line"
             )
         for token in tokens:
             if len(token) < _SHORTEST or _TOKEN.fullmatch(token) is None:
-                raise TokenFileError(
+                raise SecretFileError(
                     f"a token in {self._path} is not at least {_SHORTEST} letters, digits or "
                     "any of -._~+/: make one with python -c 'import secrets; "
                     "print(secrets.token_urlsafe())'"
                 )
-        if stat.S_IMODE(found.st_mode) & 0o007:
-            _log.warn("everybody on this machine may read {path}: chmod it 640", path=self._path)
         self._seen = found.st_ino, found.st_mtime_ns, found.st_size
         self._digests = tuple(sha256(token).digest() for token in tokens)

@@ -1,0 +1,57 @@
+"""
+Tests for L{txmongokit.web.secretfile}; L{tests.web.test_tokens} has what is
+not about keys.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txmongokit.web.codecs import ISessionCipher
+from txmongokit.web.encryption import SessionCipher
+from txmongokit.web.secretfile import SecretFileError, read_cipher
+
+OLD, NEW = b"\xfb" * 32, bytes(range(32))
+
+
+class CipherTests(SynchronousTestCase):
+    """
+    L{read_cipher}.
+    """
+
+    def read(self, content: str) -> ISessionCipher:
+        """The cipher of a file."""
+        path = Path(self.mktemp())
+        path.write_text(content)
+        path.chmod(0o600)
+        return read_cipher(str(path))
+
+    def test_keys(self) -> None:
+        """The first key is the newest; the others still open; either alphabet will do."""
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            old, new = encode(OLD).decode(), encode(NEW).decode()
+            cipher = self.read(f"# keys\n new  {new}\n\nold {old}\n")
+            self.assertEqual((cipher.newest, cipher.accepts_plain), ("new", False))
+            sealed = SessionCipher({"old": OLD}).seal(b"secret", b"place")
+            self.assertEqual(cipher.open(sealed, b"place"), b"secret")
+            opened = SessionCipher({"new": NEW}).open(cipher.seal(b"x", b"place"), b"place")
+            self.assertEqual(opened, b"x")
+
+    def test_refused(self) -> None:
+        """What is no key is refused, by its place and never by its content."""
+        key = base64.b64encode(NEW).decode()
+        for content, part in (
+            ("", "needs a key"),
+            ("secret", "key 1 in"),
+            (f"a {key}\nb secret!", "key 2 in"),
+            (f"a {key}\na {key}", "key 2 in"),
+            ("a c2VjcmV0", "must be 16, 24 or 32 bytes"),
+            (f"\u00e4 {key}", "name has"),
+        ):
+            error = self.assertRaises(SecretFileError, self.read, content)
+            self.assertIn(part, str(error))
+            self.assertNotIn("secret", str(error).replace("secretfile", ""))
+            self.assertNotIn(key, str(error))
