@@ -10,7 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypedDict, TypeVar
 
 import attrs
 from bson.decimal128 import Decimal128
@@ -21,14 +21,19 @@ __all__ = [
     "NO_CATTRS",
     "Address",
     "Book",
+    "Box",
     "Colour",
+    "Entry",
     "Everything",
     "Film",
     "Note",
     "Person",
     "Point",
     "Ticket",
+    "everything",
 ]
+
+T = TypeVar("T")
 
 NO_CATTRS = None if find_spec("cattrs") else "needs cattrs: pip install 'txmongokit[storage]'"
 
@@ -102,6 +107,38 @@ class Everything:
     books: dict[str, Book]
     pair: tuple[int, str]
     anything: Any = None
+
+
+def everything() -> Everything:
+    """One with a value in each field."""
+    return Everything(
+        uuid.uuid4(),
+        Decimal128("1.50"),
+        Decimal("2.50"),
+        b"\0x",
+        datetime.fromisoformat("2020-01-02T03:04:05.678"),
+        ObjectId(),
+        0.5,
+        True,
+        frozenset({"a"}),
+        {"one": Book("M")},
+        (1, "x"),
+        {"b": Decimal128("3")},
+    )
+
+
+@dataclass
+class Box(Generic[T]):
+    """A generic class."""
+
+    content: T
+    pk: int | None = None
+
+
+class Entry(TypedDict):
+    """What documents have in them, for mypy."""
+
+    title: str
 
 
 Money = Annotated[

@@ -320,7 +320,7 @@ class GetOrCreateTests(SynchronousTestCase):
             ({"a": 1, "defaults": {"a": 2}}, "'a' is given twice"),
             ({"a": 1, "defaults": {"b.c": 2}}, "no fields within fields"),
             ({"_id": [1]}, "primary key"),
-            ({"a": [re.compile("x")]}, "write a__matches"),
+            ({"a": [re.compile("x")]}, "the lookup 'matches' does"),
         ):
             arguments: dict[str, Any] = fields
             with self.assertRaises((TypeError, ValueError)) as raised:

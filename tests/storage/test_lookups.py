@@ -203,8 +203,8 @@ class RefusalTests(SynchronousTestCase):
                 for value in (pattern, [pattern], {"b": [pattern]}):
                     with self.assertRaises((TypeError, ValueError)):
                         translated(**{f"a__{lookup}": value})
-            self.refused("a", pattern, "write a__matches")
-            self.refused("a__in", [{"b": (pattern,)}], "write a__matches")
+            self.refused("a", pattern, "the lookup 'matches' does")
+            self.refused("a__in", [{"b": (pattern,)}], "the lookup 'matches' does")
 
     def test_one_value(self) -> None:
         """Comparisons take one value: no list, no document, no C{None}."""

@@ -7,18 +7,12 @@ Where a line is marked as an error, mypy must find that one
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, assert_type
+from typing import Any, assert_type
 
 from twisted.internet.defer import Deferred
 
-from tests.storage.classes import Book, Film, Note, Person
+from tests.storage.classes import Book, Box, Entry, Film, Note, Person
 from txmongokit.storage import QueryAdapter, StorageAdapter
-
-
-class Entry(TypedDict):
-    """What documents have in them, for mypy."""
-
-    title: str
 
 
 async def by_key(storage: StorageAdapter) -> None:
@@ -26,6 +20,7 @@ async def by_key(storage: StorageAdapter) -> None:
     assert_type(storage.get(Person, 1), Deferred[Person])
     assert_type(await storage.get(dict[str, Any], 1), dict[str, Any])
     assert_type(await storage.get(Entry, 1), Entry)
+    assert_type((await storage.get(Box[int], 1)).content, int)
     assert_type(await storage.get_many(Book, [1, 2]), list[Book])
     assert_type(await storage.get_or_create(Film, title="M"), tuple[Film, bool])
     assert_type(await storage.delete(1), bool)

@@ -409,7 +409,7 @@ def _wanted_and_new(
     for name in fields:
         path = field_path(name, kind.names)
         if path not in document:
-            raise ValueError(f"a new {kind.doc_class.__name__} has no field {name!r}")
+            raise ValueError(f"a new {kind.name} has no field {name!r}")
         refuse_patterns(name, document[path])
         wanted.update(equal(path, document[path]))
     return wanted, document
@@ -425,8 +425,7 @@ def _new(kind: DocumentClass[Any], values: dict[str, Any]) -> dict[str, Any]:
         made = kind.structure(values)
     except Exception as error:
         # As with documents that are read.
-        name = kind.doc_class.__name__
-        raise ValueError(f"these fields make no {name}: {kind.explain(error)}") from None
+        raise ValueError(f"these fields make no {kind.name}: {kind.explain(error)}") from None
     document = {"_id": key, **kind.encode(made)}
     for name in document:
         if "." in name:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, get_origin
 
 from txmongokit.storage.errors import Misfit
 from txmongokit.storage.lookups import Names
@@ -62,6 +62,11 @@ class DocumentClass(Generic[T]):
     plain: Callable[[Any], Any] = _same
     explain: Callable[[Exception], str] = _name_of
 
+    @property
+    def name(self) -> str:
+        """The class's name, for people."""
+        return getattr(self.doc_class, "__name__", str(self.doc_class))
+
     def encode(self, instance: Any) -> dict[str, Any]:
         """
         A document for the collection, with C{_id} first; without it where
@@ -111,7 +116,7 @@ class DocumentClass(Generic[T]):
             raise self._misfit(place, key, self.explain(error), error) from None
 
     def _misfit(self, place: str, key: Any, why: str, reason: Exception) -> Misfit:
-        return Misfit(place, key, self.doc_class.__name__, why, reason)
+        return Misfit(place, key, self.name, why, reason)
 
 
 class DocumentClasses:
@@ -139,7 +144,7 @@ class DocumentClasses:
         @raise TypeError: it cannot be one.
         @raise ImportError: it needs C{cattrs}, which is not installed.
         """
-        if not isinstance(doc_class, type):
+        if not isinstance(get_origin(doc_class) or doc_class, type):
             raise TypeError(f"a class of documents is expected, not {type(doc_class).__name__}")
         known = self._known.get(doc_class)
         if known is None:
@@ -147,15 +152,17 @@ class DocumentClasses:
         return known
 
     def _make(self, doc_class: type[Any]) -> DocumentClass[Any]:
-        if issubclass(doc_class, Mapping):
+        # Generic classes may come with their arguments.
+        plain_class: Any = get_origin(doc_class) or doc_class
+        if issubclass(plain_class, Mapping):
             made: Any = doc_class
             return DocumentClass(doc_class, Names(self._key_field or "_id"), made, _same)
-        declared = _declared_fields(doc_class)
-        if hasattr(doc_class, "model_validate") and hasattr(doc_class, "model_dump"):
+        declared = _declared_fields(plain_class)
+        if hasattr(plain_class, "model_validate") and hasattr(plain_class, "model_dump"):
             return self._model(doc_class)
         if self._given is None and declared is None:
             raise TypeError(
-                f"{doc_class.__name__} is no class of documents: those are dict and its "
+                f"{plain_class.__name__} is no class of documents: those are dict and its "
                 "subclasses, dataclasses, attrs classes and pydantic's models, and others where "
                 "the storage has a converter for them"
             )

@@ -134,10 +134,7 @@ class QueryAdapter(Generic[T]):
         return QueryAdapter(self._source, self._kind, **{**has, **changes})
 
     def __repr__(self) -> str:
-        return (
-            f"<QueryAdapter of {self._kind.doc_class.__name__} in "
-            f"{self._source.collection.full_name}>"
-        )
+        return f"<QueryAdapter of {self._kind.name} in {self._source.collection.full_name}>"
 
     def __bool__(self) -> NoReturn:
         raise TypeError("a query is neither true nor false: await its count() or first()")

@@ -68,8 +68,7 @@ def refuse_patterns(name: str, value: Any) -> None:
     while left:
         one = left.pop()
         if isinstance(one, re.Pattern | Regex):
-            field = name.partition("__")[0]
-            raise TypeError(f"{name} takes no regular expression: write {field}__matches")
+            raise TypeError(f"{name} takes no regular expression: the lookup 'matches' does")
         if isinstance(one, Mapping):
             left.extend(one.values())
         elif is_list(one):
