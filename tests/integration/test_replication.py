@@ -680,6 +680,38 @@ class BadInputTests(SynchronousTestCase):
         self.assertIsNotNone(self.pair.there["app"]["users"].find_one({"_id": 2}))
 
 
+class TransportTests(SynchronousTestCase):
+    """
+    Other ways to the servers.
+    """
+
+    def test_encrypted_compressed_from_a_secondary(self) -> None:
+        """Over TLS, compressed, read from a secondary: a copy, and what comes after it."""
+        pair = Pair(replica_set(2, name="from", tls=True), replica_set(name="to", tls=True))
+        self.addCleanup(pair.close)
+        more = "&compressors=zlib&readPreference=secondary"
+        ends = ("--from", pair.source.uri + more, "--to", pair.destination.uri + more)
+        Load(500, seed=6).write(pair.here)
+        status, output = pair.run(*_OFF, *ends, "--clone")
+        self.assertEqual(status, 0, output)
+
+        def body(session: ClientSession) -> None:
+            for number in range(18):
+                large.insert_one({"_id": number, "text": "x" * 1_000_000}, session=session)
+
+        large = pair.here["app"]["large"]
+        large.insert_one({"_id": -1})
+        process = pair.start(*_OFF, *ends, "-f")
+        with pair.here.start_session() as session:
+            session.with_transaction(body)
+        copy = pair.there["app"]["large"]
+        wait_for(lambda: copy.count_documents({}) == 19, "the transaction")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 0, output)
+        self.assertEqual(list(differences(pair.here, pair.there)), [])
+
+
 class AuthenticationTests(SynchronousTestCase):
     """
     Servers with authentication.

@@ -517,9 +517,12 @@ def connect(reactor: Any, uri: str, what: str) -> ConnectionPool:
     @raise ReplicationFailed: the connection string cannot be used.
     """
     # The server's log then says who it is, unless the user has a name for it.
-    name: dict[str, Any] = {} if "appname=" in uri.lower() else {"appname": "mongosync"}
+    options: dict[str, Any] = {} if "appname=" in uri.lower() else {"appname": "mongosync"}
+    if what == "destination":
+        # How far it is must not be asked of a member that is behind.
+        options["readPreference"] = "primary"
     try:
-        return ConnectionPool(uri, reactor=reactor, **name)
+        return ConnectionPool(uri, reactor=reactor, **options)
     except (InvalidURI, ConfigurationError) as error:
         raise ReplicationFailed(f"{what} {redacted(uri)}: {error}") from error
 
