@@ -46,10 +46,14 @@ class JobFailed(Exception):
 class Replicator:
     """
     The replicator as a child process.
+
+    @param options: more than the usual ones.
     """
 
-    def __init__(self, source: Deployment, destination: Deployment, log: Path) -> None:
-        self._options = ["--from", source.uri, "--to", destination.uri]
+    def __init__(
+        self, source: Deployment, destination: Deployment, log: Path, *options: str
+    ) -> None:
+        self._options = ["--from", source.uri, "--to", destination.uri, *options]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -32,7 +32,7 @@ from benchmarks.from_memory import apply, read_batches
 from benchmarks.load import Client, Load, differences, finish
 from txmongokit.testing import Deployment, ServerFailed, ServerNotFound, replica_set
 
-__all__ = ["Measured", "lags", "main", "percentile", "written"]
+__all__ = ["Measured", "lags", "main", "measure", "percentile", "written"]
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, LOOP, PEER = "txmongokit", "from memory", "jaraco.mongodb"
@@ -137,7 +137,7 @@ def lags(
     ]
 
 
-def _measure(
+def measure(
     name: str, command: Sequence[str], source: Deployment, destination: Deployment, seconds: float
 ) -> Measured:
     """
@@ -225,7 +225,7 @@ def _peer(source: Deployment, seconds: float) -> Measured | None:
         ends = [f"127.0.0.1:{end.members[0].port}" for end in (source, destination)]
         command = [sys.executable, "-m", "jaraco.mongodb.oplog", "-w", "1day"]
         command += ["--source", ends[0], "--dest", ends[1]]
-        return _measure(PEER, command, source, destination, seconds)
+        return measure(PEER, command, source, destination, seconds)
 
 
 def _compare(options: argparse.Namespace, namespaces: int) -> bool:
@@ -244,7 +244,7 @@ def _compare(options: argparse.Namespace, namespaces: int) -> bool:
         for _ in range(options.rounds):
             with replica_set(name="destination", cache_gb=1) as destination:
                 command = _ours(source, destination)
-                mine = _measure(OURS, command, source, destination, options.seconds)
+                mine = measure(OURS, command, source, destination, options.seconds)
             with replica_set(name="destination", cache_gb=1) as destination:
                 loop = _from_memory(source, destination)
             for tool in (mine, loop):

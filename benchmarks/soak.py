@@ -219,6 +219,7 @@ class Soak:
     One run.
 
     @param say: takes a line for each kill.
+    @param options: the replicator's, besides the usual ones.
     """
 
     def __init__(
@@ -227,9 +228,11 @@ class Soak:
         destination: Deployment,
         seed: int,
         say: Callable[[str], None] = lambda line: None,
+        options: Sequence[str] = (),
     ) -> None:
         self.churn = Churn(source, seed)
-        self.replicator = Replicator(source, destination, destination.folder / "mongosync.log")
+        log = destination.folder / "mongosync.log"
+        self.replicator = Replicator(source, destination, log, *options)
         self._sets = {SOURCE: source, DESTINATION: destination}
         self._say = say
         self._there = destination.client()
@@ -293,7 +296,8 @@ class Soak:
 
     def _position(self) -> Any:
         try:
-            found = self._there["txmongokit"]["mongosync"].find_one() or {}
+            # Lanes have checkpoints of their own beside it.
+            found = self._there["txmongokit"]["mongosync"].find_one({"lane": None}) or {}
         except PyMongoError:
             return None
         return found.get("ts")
@@ -350,6 +354,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=300.0, help="for the end; default: %(default)s"
     )
+    parser.add_argument(
+        "--lanes", type=int, default=1, help="of the replicator; default: %(default)s"
+    )
     return parser.parse_args(arguments)
 
 
@@ -371,7 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             replica_set(options.members, name="source") as source,
             replica_set(options.members, name="destination") as destination,
         ):
-            soak = Soak(source, destination, options.seed, say)
+            lanes = ("--lanes", str(options.lanes))
+            soak = Soak(source, destination, options.seed, say, lanes)
             try:
                 soak.run(plan(options.kills, options.seed), options.seconds)
                 wrong = list(soak.differences())

@@ -121,7 +121,7 @@ class Pair:
         """
         The checkpoint document in the destination.
         """
-        return self.there["txmongokit"]["mongosync"].find_one()
+        return self.there["txmongokit"]["mongosync"].find_one({"lane": None})
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -615,7 +615,7 @@ class OptionsTests(SynchronousTestCase):
             *("-w", "--window", "-f", "--follow", "-x", "--exclude", "--ns", "--rename"),
             *("--resume-file", "--dry-run", "--oplogns", "--force-start", "--at-least-once"),
             *("-l", "--log-level", "--version", "--help", "--users"),
-            "--split-large-transactions",
+            *("--split-large-transactions", "--lanes"),
         ):
             self.assertRegex(output, rf"(?m)^  (.*, )?{option}\b", option)
 
@@ -636,7 +636,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((config, status), (None, 1))
         lines = output.splitlines()
         self.assertEqual(lines[-1], "twistd mongosync: --seconds '0' must be a number above 0")
-        self.assertLess(len(lines), 12, output)
+        self.assertLess(len(lines), 13, output)
         self.assertIn("usage: twistd mongosync ", output)
 
     def test_command_line_of_the_process(self) -> None:
@@ -757,3 +757,27 @@ class CloneTests(SynchronousTestCase):
         for option in (["--seconds", "5"], ["--window", "1h"]):
             error = self.assertRaises(ArgumentsError, self.parsed, "--clone", *option)
             self.assertIn(option[0], str(error))
+
+
+class LaneArgumentsTests(ArgumentsCase):
+    """
+    C{--lanes}.
+    """
+
+    def test_given(self) -> None:
+        """The number is taken; without it there is one."""
+        self.assertEqual(self.parsed("--lanes", "8").lanes, 8)
+        self.assertEqual(self.parsed().lanes, 1)
+
+    def test_number(self) -> None:
+        """There are from 1 to 64 lanes."""
+        for text in ("0", "65", "x", "-1", "\u0663"):
+            error = self.assertRaises(ArgumentsError, self.parsed, "--lanes", text)
+            self.assertIn("1 to 64", str(error))
+
+    def test_without_transactions(self) -> None:
+        """Where nothing is written in transactions, there is one lane."""
+        for option in ("--dry-run", "--at-least-once"):
+            error = self.assertRaises(ArgumentsError, self.parsed, "--lanes", "2", option)
+            self.assertIn(option, str(error))
+            self.assertEqual(self.parsed("--lanes", "1", option).lanes, 1)

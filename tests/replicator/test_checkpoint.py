@@ -136,6 +136,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(change["update"]["$inc"], {"seq": 1})
         self.assertEqual(change["update"]["$set"]["owner"], session.session_id)
         self.assertNotIn("ts", change["update"]["$set"])
+        self.assertNotIn("lanes.stale", change["update"]["$set"])
 
     def test_take_over_elsewhere(self) -> None:
         """It may go to another position; not being allowed to kill is no error."""
@@ -150,6 +151,8 @@ class StoreTests(SynchronousTestCase):
         change = pool.runner.bodies[2]["update"]["$set"]
         self.assertEqual((change["ts"], change["t"]), (Timestamp(100, 2), -1))
         self.assertNotIn("seq", change)
+        # How far lanes are was meant from where it stood.
+        self.assertTrue(change["lanes.stale"])
 
     def test_take_over_nothing(self) -> None:
         """A checkpoint that was deleted meanwhile cannot be taken over."""
@@ -175,6 +178,16 @@ class StoreTests(SynchronousTestCase):
         clock.advance(0.05)
         self.successResultOf(advancing)
         self.assertEqual(pool.runner.names, ["update", "find"])
+
+    def test_advance_with_more(self) -> None:
+        """Other fields of the document move along."""
+        pool = FakePool({"ok": 1, "n": 1})
+        following = CURRENT.advanced(AT + 1, 5)
+        patience = Patience(Clock())
+        advancing = store(pool).advance(CURRENT, following, patience, {"lanes.applied": 3})
+        self.successResultOf(Deferred.fromCoroutine(advancing))
+        change = pool.runner.statements()[0]["u"]["$set"]
+        self.assertEqual((change["lanes.applied"], change["seq"]), (3, 5))
 
     def test_settled(self) -> None:
         """Only the very next sequence at that position is the move's."""

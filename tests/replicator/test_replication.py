@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from txmongokit.replicator.appliers import SingleApplier
 from txmongokit.replicator.batch import Batch
 from txmongokit.replicator.checkpoint import Checkpoint
 from txmongokit.replicator.entries import OplogEntry, UnsupportedEntry
@@ -138,12 +139,15 @@ class ReplicationTests(SynchronousTestCase):
         return Replication(
             self.clock,
             cast(Tailer, self.tailer),
-            self.writer,
+            SingleApplier(
+                self.clock,
+                self.writer,
+                Checkpoint(0, checkpoint[0], 1, window_end=window_end, part=checkpoint[1]),
+                lambda checkpoint: self.saved.append(checkpoint.position >> 32),
+            ),
             cast(SchemaWriter, FakeSchema(self.log)),
             Selection([], ["app.log"]),
             Dialect(),
-            Checkpoint(0, checkpoint[0], 1, window_end=window_end, part=checkpoint[1]),
-            saved=lambda checkpoint: self.saved.append(checkpoint.position >> 32),
             **options,
         )
 

@@ -13,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
+from txmongokit.replicator.appliers import LaneState
 from txmongokit.replicator.cutover import Controls, State
 from txmongokit.replicator.status import Snapshot, StatusSite
 
@@ -94,6 +95,22 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(found["position"]["time"], 1_700_000_000)
         self.assertEqual(found["position"]["increment"], 5)
         self.assertIsNone(found["clone"])
+        self.assertIsNone(found["lanes"])
+
+    def test_lanes(self) -> None:
+        """Several lanes are shown one by one, in all three forms."""
+        lanes = (
+            LaneState(1_700_000_000 << 32 | 7, 5, True),
+            LaneState(1_700_000_003 << 32, 7, False),
+        )
+        self.snapshot = replace(self.snapshot, lanes=lanes)
+        found = json.loads(self.ask("/api/v1/progress")[2])["lanes"]
+        self.assertEqual([each["time"] for each in found], [1_700_000_000, 1_700_000_003])
+        self.assertEqual((found[0]["applied"], found[0]["busy"]), (5, True))
+        metrics = self.ask("/metrics")[2]
+        self.assertIn('mongosync_lane_position_seconds{lane="1"} 1700000003', metrics)
+        page = self.ask("/")[2]
+        self.assertIn("<th>lane 1</th><td>2023-11-14T22:13:23Z", page)
 
     def test_metrics(self) -> None:
         """The state for Prometheus."""

@@ -23,6 +23,7 @@ from twisted.python import usage
 
 from txmongokit import __version__
 from txmongokit.listening import EndpointError, listening_place
+from txmongokit.replicator.partition import MOST_LANES
 from txmongokit.replicator.patience import LIMIT
 from txmongokit.replicator.segments import DEFAULT_TASKS
 from txmongokit.replicator.selection import Selection, SelectionError
@@ -41,6 +42,8 @@ _TWISTD = "twistd mongosync"
 _OPLOG = "python -m txmongokit.oplog"
 _DEFAULT_PORT = 27017
 _RESUME_FILE = "mongooplog.ts"
+DEFAULT_LANES = 1
+"""How many batches are written side by side, where nothing else is said."""
 _LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
@@ -83,6 +86,7 @@ class Arguments:
         that stands still.
     @ivar patience: how many seconds to keep trying while a server is away;
         infinity for ever.
+    @ivar lanes: how many batches are written side by side.
     """
 
     source: str
@@ -108,6 +112,7 @@ class Arguments:
     generations: int = 5
     settle: float = 30.0
     patience: float = LIMIT
+    lanes: int = DEFAULT_LANES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -213,6 +218,12 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         "a one stops the replication)",
     )
     _add_patience(other)
+    other.add_argument(
+        "--lanes",
+        metavar="N",
+        help="write N batches side by side, for a destination that is far away (default: "
+        f"{DEFAULT_LANES})",
+    )
     _add_log(other)
 
 
@@ -455,6 +466,7 @@ def _arguments(found: Any) -> Arguments:
         clone_tasks=_clone_tasks(found, option),
         drop=found.drop,
         patience=_number(found.patience, "--patience", 0) or math.inf,
+        lanes=_lanes(found),
     )
 
 
@@ -493,6 +505,25 @@ def _clone_tasks(found: Any, start: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 64:
         raise ArgumentsError(f"--clone-tasks {text!r} must be a number from 1 to 64")
     return int(text)
+
+
+def _lanes(found: Any) -> int:
+    text = found.lanes
+    if text is None:
+        return DEFAULT_LANES
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MOST_LANES:
+        raise ArgumentsError(f"--lanes {text!r} must be a number from 1 to {MOST_LANES}")
+    count = int(text)
+    for option, given in (
+        ("--dry-run", found.dry_run),
+        ("--at-least-once", found.at_least_once),
+    ):
+        if given and count > 1:
+            raise ArgumentsError(
+                f"--lanes {text} and {option} exclude one another: lanes need transactions to "
+                "write in, so give one of them"
+            )
+    return count
 
 
 def _split_bytes(text: str | None) -> int | None:

@@ -21,9 +21,12 @@ class Catalog:
     is capped.
 
     Forgotten after each DDL, since that may change both.
+
+    @ivar version: how often it was forgotten.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
+        self.version = 0
         self._pool = pool
         self._strict: dict[str, bool] = {}
         self._capped: set[str] = set()
@@ -32,6 +35,7 @@ class Catalog:
         """
         Everything is to be looked up again.
         """
+        self.version += 1
         self._strict.clear()
         self._capped.clear()
 

@@ -241,6 +241,8 @@ class CheckpointStore:
             fields = position.fields()
             del fields["seq"]
             change["$set"].update(fields)
+            # Where lanes are counts from the position that is given up.
+            change["$set"]["lanes.stale"] = True
         taken = await self._collection.find_one_and_update(
             {"_id": self.key}, change, return_document=ReturnDocument.AFTER
         )
@@ -257,30 +259,39 @@ class CheckpointStore:
             # transactionLifetimeLimitSeconds.
             pass
 
-    def statement(self, current: Checkpoint, following: Checkpoint) -> bytes:
+    def statement(
+        self, current: Checkpoint, following: Checkpoint, more: Mapping[str, Any] | None = None
+    ) -> bytes:
         """
         The update statement that moves the checkpoint, if it is where
         C{current} says.
+
+        @param more: other fields of the document to set.
         """
+        fields = following.fields()
+        if more is not None:
+            fields.update(more)
         return bson.encode(
-            {
-                "q": {"_id": self.key, "seq": Int64(current.seq)},
-                "u": {"$set": following.fields()},
-            }
+            {"q": {"_id": self.key, "seq": Int64(current.seq)}, "u": {"$set": fields}}
         )
 
     async def move(
-        self, current: Checkpoint, following: Checkpoint, session: ClientSession | None = None
+        self,
+        current: Checkpoint,
+        following: Checkpoint,
+        session: ClientSession | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Move the checkpoint, within the session's transaction where there is
         one.
 
+        @param more: other fields of the document to set.
         @raise FencedError: it is not where C{current} says.
         """
         reply = await self._collection.raw_write(
             "update",
-            [self.statement(current, following)],
+            [self.statement(current, following, more)],
             session=session,
             retryable=session is None,
         )
@@ -301,17 +312,24 @@ class CheckpointStore:
         if reply["n"] != 1:
             raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
 
-    async def advance(self, current: Checkpoint, following: Checkpoint, patience: Patience) -> None:
+    async def advance(
+        self,
+        current: Checkpoint,
+        following: Checkpoint,
+        patience: Patience,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         """
         Move the checkpoint by itself, however long that takes.
 
+        @param more: other fields of the document to set.
         @raise FencedError: it is not where C{current} says.
         """
 
         async def attempt(again: bool) -> None:
             if again and await self.settled(current, following.position) is not None:
                 return
-            await self.move(current, following)
+            await self.move(current, following, more=more)
 
         await patience.keep_trying(attempt, "destination")
 

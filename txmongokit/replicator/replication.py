@@ -5,7 +5,6 @@ The replication itself: entries in, batches out, in the source's order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from txmongokit.replicator.appliers import Applier
 from txmongokit.replicator.batch import Batch, LargeBatch
 from txmongokit.replicator.checkpoint import Checkpoint
 from txmongokit.replicator.ddl import DDL
@@ -21,40 +21,15 @@ from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.statements import Dialect, Operation
 from txmongokit.replicator.tailer import Tailer
 from txmongokit.replicator.transactions import SpilledTransaction, source_transaction
-from txmongokit.replicator.writers import BatchWriter
 
-__all__ = ["LARGEST_TRANSACTION", "Progress", "Replication"]
+__all__ = ["LARGEST_TRANSACTION", "Replication"]
 
 LARGEST_TRANSACTION = 256 * 1024 * 1024
 """How many bytes one destination transaction has at most, where nothing else is said."""
 
-# An entry that changes nothing here moves the checkpoint too, but no more
-# often than this (seconds).
-_IDLE_ADVANCE = 5.0
 # How many entries are prepared before answers from the destination are seen
 # to.
 _SLICE = 32
-
-
-@dataclass(slots=True)
-class Progress:
-    """
-    What a running replication has done since it started.
-
-    @ivar applied: operations that are in the destination.
-    @ivar skipped: entries that the selection leaves out.
-    @ivar position: of the last entry that is applied.
-    @ivar read: of the last entry that was read.
-    @ivar size: bytes of the oplog that were read.
-    """
-
-    applied: int = 0
-    skipped: int = 0
-    commands: int = 0
-    position: int = 0
-    read: int = 0
-    missing: int = 0
-    size: int = 0
 
 
 class SchemaChanges(Protocol):
@@ -86,10 +61,9 @@ class SchemaChanges(Protocol):
 
 class Replication:
     """
-    Reads from a tailer, writes to a writer, one batch at a time while the
-    next is prepared.
+    Reads from a tailer, and gives what it has read to an applier, which
+    writes while more is read.
 
-    @param saved: called with each checkpoint that the destination has.
     @param route: where an operation's collection is in the destination,
         C{None} to leave it out; C{None} itself for what the selection says.
     @param largest: how many bytes one destination transaction may have.
@@ -102,44 +76,46 @@ class Replication:
         self,
         reactor: IReactorTime,
         tailer: Tailer,
-        writer: BatchWriter,
+        applier: Applier,
         schema: SchemaChanges,
         selection: Selection,
         dialect: Dialect,
-        checkpoint: Checkpoint,
         *,
-        saved: Callable[[Checkpoint], None],
         route: Callable[[OplogEntry], str | None] | None = None,
         largest: int = LARGEST_TRANSACTION,
         split: bool = False,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.applier = applier
         self._route = route or (lambda entry: selection.destination(entry.ns))
         self.running = False
-        self.progress = Progress(position=checkpoint.position, read=tailer.read_up_to)
+        self.progress = applier.progress
+        self.progress.read = tailer.read_up_to
         self._reactor = reactor
         self._tailer = tailer
-        self._writer = writer
         self._schema = schema
         self._largest = largest
         self._split = split
         self._dialect = dialect
-        self._saved = saved
-        self._batch = Batch()
-        self._writing: Deferred[None] | None = None
-        self._last_advance = reactor.seconds()
+        # Until an entry is behind it.
+        self._window_end = applier.checkpoint.window_end
         self._reading: Deferred[list[bytes]] | None = None
         self._stopping = False
         self._paused: Deferred[None] | None = None
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """
+        The checkpoint as the destination has it.
+        """
+        return self.applier.checkpoint
+
+    @property
     def reached(self) -> int:
         """
         The position up to which everything is applied that is to be.  The
-        checkpoint may be behind it, where nothing had to be done.
+        checkpoint may be behind it.
         """
-        idle = not self._batch.count and (self._writing is None or self._writing.called)
-        return self.progress.read if idle else self.progress.position
+        return self.applier.reached
 
     def pause(self) -> None:
         """
@@ -177,19 +153,15 @@ class Replication:
                 if await self._take(await self._read(), until):
                     break
                 if self._paused is not None:
-                    await self._submit(whole=True)
-                    await self._written()
+                    await self.applier.drain(whole=True)
                     await self._paused
                 if not self._tailer.ready:
-                    await self._submit()
-            await self._submit(whole=True)
-            await self._written()
+                    await self.applier.submit()
+            await self.applier.drain(whole=True)
         finally:
             self.running = False
             self._tailer.stop()
-            writing, self._writing = self._writing, None
-            if writing is not None:
-                writing.addErrback(lambda failure: None)
+            self.applier.abandon()
 
     async def _read(self) -> list[bytes]:
         """The next entries; none where it is to stop."""
@@ -204,42 +176,39 @@ class Replication:
             self._reading = None
 
     async def _take(self, documents: list[bytes], until: int | None) -> bool:
-        """Put entries into batches; whether the end was reached."""
+        """Give entries to the applier; whether the end was reached."""
+        applier = self.applier
         self.progress.size += sum(map(len, documents))
         for number, raw in enumerate(documents, 1):
-            if not number % _SLICE and self._writing is not None and not self._writing.called:
-                # The batch under way takes several commands: the next of them
-                # is not to wait until this one is prepared.
+            if not number % _SLICE and applier.busy:
+                # What is under way takes several commands: the next of them
+                # is not to wait until this is prepared.
                 await deferLater(self._reactor, 0.0, lambda: None)
             entry = parse_entry(raw)
             if until is not None and entry.ts > until:
                 return True
             if self._stopping:
                 return True
-            if self._batch.position <= self.checkpoint.window_end < entry.ts:
+            if self._window_end and entry.ts > self._window_end:
                 # What a batch tolerates depends on the side that it is on.
-                await self._submit(whole=True)
+                self._window_end = 0
+                await applier.drain(whole=True)
             if entry.op in "iud":
-                if not self._collected(entry):
+                destination = self._route(entry)
+                if destination is None:
+                    self.progress.skipped += 1
+                elif ".system." in entry.ns and self._schema.handles(entry.ns):
                     await self._change_schema(entry)
+                else:
+                    operation = Operation.from_entry(entry, destination, self._dialect)
+                    waiting = applier.add(operation, entry.ts)
+                    if waiting is not None:
+                        await waiting
             elif entry.op == "c":
                 await self._take_command(entry)
-            self._batch.reach(entry.ts, entry.term)
-            self.progress.read = entry.ts
-            if self._batch.full:
-                await self._submit()
+            if applier.reach(entry.ts, entry.term):
+                await applier.submit()
         return False
-
-    def _collected(self, entry: OplogEntry) -> bool:
-        """Put a write into the batch, unless it changes the schema."""
-        destination = self._route(entry)
-        if destination is None:
-            self.progress.skipped += 1
-        elif ".system." in entry.ns and self._schema.handles(entry.ns):
-            return False
-        else:
-            self._batch.add(Operation.from_entry(entry, destination, self._dialect))
-        return True
 
     async def _take_command(self, entry: OplogEntry) -> None:
         operations = await source_transaction(entry, self._tailer.entry_at)
@@ -253,7 +222,9 @@ class Replication:
         else:
             # What is made for it on the way begins another batch.
             selected = await self._selected(entry, operations)
-            self._batch.add_all(selected)
+            waiting = self.applier.add_all(selected, entry.ts)
+            if waiting is not None:
+                await waiting
 
     async def _selected(
         self, entry: OplogEntry, operations: Iterable[OplogEntry]
@@ -279,8 +250,7 @@ class Replication:
 
     async def _take_large(self, entry: OplogEntry, transaction: SpilledTransaction) -> None:
         """Write a transaction that is not in memory, as one or in parts."""
-        await self._submit(whole=True)
-        await self._written()
+        await self.applier.drain(whole=True)
         namespaces: dict[str, None] = {}
         count = size = 0
         for operations in transaction.parts():
@@ -301,7 +271,7 @@ class Replication:
         if size <= self._largest:
             whole = LargeBatch(batches, list(namespaces), count, size)
             whole.reach(entry.ts, entry.term)
-            await self._write(whole)
+            await self.applier.write(whole)
         elif self._split:
             await self._write_parts(entry, batches)
         else:
@@ -318,10 +288,10 @@ class Replication:
             if number > done:
                 batch.part = number
                 batch.reach(self.checkpoint.position, self.checkpoint.term)
-                await self._write(batch)
+                await self.applier.write(batch)
         end = Batch()
         end.reach(entry.ts, entry.term)
-        await self._write(end)
+        await self.applier.write(end)
 
     def _is_schema(self, entry: OplogEntry) -> bool:
         return ".system." in entry.ns and self._schema.handles(entry.ns)
@@ -331,49 +301,12 @@ class Replication:
         change = self._schema.plan(entry)
         if change is None:
             return
-        await self._submit()
-        await self._written()
-        self.checkpoint = await self._schema.execute(change, entry, self.checkpoint)
+        await self.applier.drain()
+        self.applier.moved(await self._schema.execute(change, entry, self.checkpoint))
         self.progress.commands += 1
-        self._advanced()
 
     async def _prepare_schema(self, entry: OplogEntry) -> None:
         change = self._schema.plan(entry)
         if change is not None:
-            await self._submit()
-            await self._written()
+            await self.applier.drain()
             await self._schema.prepare(change, entry, self.checkpoint)
-
-    async def _submit(self, *, whole: bool = False) -> None:
-        """
-        Begin to write what was collected, once the batch before it is
-        written; also a mere position if C{whole}.
-        """
-        batch = self._batch
-        if not batch.position:
-            if self._writing is not None and self._writing.called:
-                # What went wrong is told now, not with the next entry.
-                await self._written()
-            return
-        now = self._reactor.seconds()
-        if not batch.count and not whole and now - self._last_advance < _IDLE_ADVANCE:
-            return
-        await self._written()
-        self._batch = Batch()
-        self._last_advance = now
-        self._writing = Deferred.fromCoroutine(self._write(batch))
-
-    async def _written(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
-
-    async def _write(self, batch: Batch) -> None:
-        self.checkpoint = await self._writer.write(batch, self.checkpoint)
-        self.progress.applied += batch.count
-        self._advanced()
-
-    def _advanced(self) -> None:
-        self.progress.position = self.checkpoint.position
-        self.progress.missing = self.checkpoint.missing
-        self._saved(self.checkpoint)

@@ -4,7 +4,7 @@ The replicator as a Twisted service.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from txmongokit.listening import EndpointError
+from txmongokit.replicator.appliers import Applier, SingleApplier
 from txmongokit.replicator.arguments import Arguments, redacted
 from txmongokit.replicator.catalog import Catalog
 from txmongokit.replicator.checkpoint import (
@@ -29,7 +30,12 @@ from txmongokit.replicator.checkpoint import (
 from txmongokit.replicator.cloning import CloneError
 from txmongokit.replicator.cutover import NotEqual
 from txmongokit.replicator.ddl import UnsupportedDDL
-from txmongokit.replicator.entries import UnsupportedEntry, parse_entry, timestamp
+from txmongokit.replicator.entries import (
+    OplogEntry,
+    UnsupportedEntry,
+    parse_entry,
+    timestamp,
+)
 from txmongokit.replicator.initial import CloneRun
 from txmongokit.replicator.inspection import (
     Deployment,
@@ -39,6 +45,8 @@ from txmongokit.replicator.inspection import (
     check_versions,
     inspect,
 )
+from txmongokit.replicator.lanes import LaneError
+from txmongokit.replicator.lanestore import LaneStore
 from txmongokit.replicator.ledger import COPY
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import LARGEST_TRANSACTION, Replication
@@ -54,6 +62,7 @@ from txmongokit.replicator.selection import SelectionError
 from txmongokit.replicator.standalone import ApplyOpsWriter, RepeatingWriter
 from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
+from txmongokit.replicator.succession import Succession
 from txmongokit.replicator.supervision import Supervision
 from txmongokit.replicator.tailer import OPLOG, OplogGap, Tailer, last_written
 from txmongokit.replicator.window import Window, WindowWriter
@@ -75,6 +84,7 @@ _EXPLAINED = (
     EndpointError,
     FencedError,
     ForeignCheckpointError,
+    LaneError,
     NotEqual,
     OplogGap,
     ResumeFileError,
@@ -295,6 +305,12 @@ class MongosyncService(Service):
 
     def _check_standalone(self, destination: Deployment, shown: str) -> None:
         standalone = destination.set_name is None
+        lanes = self._arguments.lanes
+        if standalone and lanes > 1:
+            raise DeploymentError(
+                f"{shown} is a standalone server, which has no transactions for --lanes {lanes} "
+                "to write in: leave --lanes out, or use a replica set"
+            )
         if standalone and destination.version >= (6, 2) and not self._arguments.at_least_once:
             raise DeploymentError(
                 f"{shown} is a standalone server of a version without atomic applyOps: use a "
@@ -350,25 +366,57 @@ class MongosyncService(Service):
         if not arguments.selection.users:
             self._log.info("users and roles are not replicated (with --users they are)")
         dialect = Dialect.for_server(destination.version, probed=await self._probe(destination))
+        lanes: Succession | None = None
+        if destination.set_name is not None and not arguments.dry_run:
+            lanes = Succession(
+                self._reactor,
+                LaneStore(pool, store, catalog, patience),
+                catalog,
+                patience,
+                lambda now: self._single(writer, now),
+                lambda applier, end: self._until(
+                    self._replication_by(applier, schema, dialect), end
+                ),
+            )
+            await lanes.take_over()
 
-        async def replicate(
-            checkpoint: Checkpoint,
-            until: int | None,
-            window: Window | None = None,
-        ) -> Checkpoint:
-            return await self._follow(checkpoint, writer, window or schema, dialect, until, window)
+        async def replay(checkpoint: Checkpoint, window: Window) -> Checkpoint:
+            applier = self._single(WindowWriter(writer), checkpoint)
+            run = self._replication_by(applier, window, dialect, window.route)
+            return await self._until(run, checkpoint.window_end)
 
         if not arguments.dry_run:
             self._watch(checkpoint, clone)
-            checkpoint = await clone.run(
-                checkpoint,
-                store,
-                schema,
-                lambda now, window: replicate(now, now.window_end, window),
-            )
+            checkpoint = await clone.run(checkpoint, store, schema, replay)
         if self.running:
             self._key = store.key
-            await replicate(checkpoint, None if arguments.follow else newest)
+            await self._follow(checkpoint, writer, schema, dialect, lanes, newest)
+
+    async def _follow(
+        self,
+        checkpoint: Checkpoint,
+        writer: BatchWriter,
+        schema: SchemaWriter,
+        dialect: Dialect,
+        lanes: Succession | None,
+        newest: int,
+    ) -> None:
+        """The ordinary replication, in as many lanes as are asked for."""
+        arguments = self._arguments
+        until = None if arguments.follow else newest
+        applier: Applier | None = self._single(writer, checkpoint)
+        if lanes is not None:
+            applier = await lanes.applier(checkpoint, arguments.lanes)
+        if applier is None or not self.running:
+            return
+        replication = self._replication_by(applier, schema, dialect)
+        if arguments.dry_run:
+            await self._until(replication, until)
+            return
+        assert self._source is not None and self._destination is not None
+        await self._supervision.follow(
+            replication, self._source, self._destination, self._key, until
+        )
 
     def _watch(self, checkpoint: Checkpoint, clone: CloneRun) -> None:
         assert self._source is not None
@@ -380,30 +428,32 @@ class MongosyncService(Service):
         self._supervision.cloning(lambda: clone.progress)
         self._supervision.watch(self._source, position)
 
-    async def _follow(
+    def _single(self, writer: BatchWriter, checkpoint: Checkpoint) -> SingleApplier:
+        return SingleApplier(
+            self._reactor, writer, checkpoint, lambda checkpoint: self._save(checkpoint.position)
+        )
+
+    def _replication_by(
         self,
-        checkpoint: Checkpoint,
-        writer: BatchWriter,
+        applier: Applier,
         schema: SchemaWriter | Window,
         dialect: Dialect,
-        until: int | None,
-        window: Window | None,
-    ) -> Checkpoint:
-        """Replicate from a checkpoint to a position, or for ever; where it then is."""
+        route: Callable[[OplogEntry], str | None] | None = None,
+    ) -> Replication:
+        """A replication from an applier's checkpoint on; the one that is reported of."""
         arguments = self._arguments
         assert self._source is not None
+        checkpoint = applier.checkpoint
         tailer = self._tailer(self._source)
         tailer.start(checkpoint.position, verify=checkpoint.applied, term=checkpoint.term)
-        replication = self._replication = Replication(
+        self._replication = Replication(
             self._reactor,
             tailer,
-            writer if window is None else WindowWriter(writer),
+            applier,
             schema,
             arguments.selection,
             dialect,
-            checkpoint,
-            saved=lambda checkpoint: self._save(checkpoint.position),
-            route=None if window is None else window.route,
+            route=route,
             largest=arguments.split_bytes or LARGEST_TRANSACTION,
             split=arguments.split_bytes is not None,
         )
@@ -412,13 +462,10 @@ class MongosyncService(Service):
             self._reporter.clock = self._reactor
             self._reporter.start(_REPORT_EVERY, now=False)
         self._reported = (self._reactor.seconds(), 0)
-        if window is None and not arguments.dry_run:
-            assert self._destination is not None
-            await self._supervision.follow(
-                replication, self._source, self._destination, self._key, until
-            )
-        else:
-            await replication.run(until)
+        return self._replication
+
+    async def _until(self, replication: Replication, until: int | None) -> Checkpoint:
+        await replication.run(until)
         return replication.checkpoint
 
     def _writer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -21,6 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from txmongokit.listening import bearer_token, page_refusal
+from txmongokit.replicator.appliers import LaneState
 from txmongokit.replicator.cutover import Controls, IllegalTransition, State
 from txmongokit.replicator.start import show_position
 
@@ -39,6 +40,7 @@ class Snapshot:
     @ivar headroom: seconds until what is to be read next is overwritten.
     @ivar rate: operations per second, lately.
     @ivar size: bytes read from the oplog.
+    @ivar lanes: how each lane stands, where there are several.
     @ivar clone: how far a clone is, where there is one.
     @ivar verification: what a verification has found so far.
     """
@@ -54,6 +56,7 @@ class Snapshot:
     rate: float = 0.0
     lag: float | None = None
     headroom: float | None = None
+    lanes: Sequence[LaneState] = ()
     clone: Mapping[str, Any] | None = None
     verification: Mapping[str, Any] | None = None
     orders: tuple[str, ...] = field(default=())
@@ -78,6 +81,7 @@ class Snapshot:
             "missing": self.missing,
             "bytes": self.size,
             "headroom_seconds": None if self.headroom is None else round(self.headroom, 1),
+            "lanes": [_lane_fields(lane) for lane in self.lanes] or None,
             "clone": None if self.clone is None else dict(self.clone),
             "verification": None if self.verification is None else dict(self.verification),
         }
@@ -113,10 +117,24 @@ class Snapshot:
             f'mongosync_state{{state="{state.value}"}} {int(state is self.state)}'
             for state in State
         ]
+        lines += self._lane_metrics()
         for name, value in (self.clone or {}).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 add(f"clone_{name}", "gauge", "See the clone's progress.", value)
         return "\n".join(lines) + "\n"
+
+    def _lane_metrics(self) -> list[str]:
+        if not self.lanes:
+            return []
+        full = "mongosync_lane_position_seconds"
+        return [
+            f"# HELP {full} Time up to which a lane has applied what is its.",
+            f"# TYPE {full} gauge",
+            *(
+                f'{full}{{lane="{number}"}} {lane.position >> 32}'
+                for number, lane in enumerate(self.lanes)
+            ),
+        ]
 
     def page(self) -> str:
         """
@@ -128,6 +146,11 @@ class Snapshot:
                 shown = value.get("shown")
                 inner = (f"{key}: {each}" for key, each in value.items())
                 rows.append((name, str(shown) if shown else "; ".join(inner)))
+            elif isinstance(value, list):
+                rows.extend(
+                    (f"lane {number}", f"{each['shown']}; applied: {each['applied']}")
+                    for number, each in enumerate(value)
+                )
             elif value not in (None, ""):
                 rows.append((name, str(value)))
         table = "\n".join(
@@ -144,6 +167,16 @@ class Snapshot:
             '<p><a href="/api/v1/progress">JSON</a>, <a href="/metrics">metrics</a>. '
             "POST /api/v1/pause, resume, commit and reverse give orders.</p>\n</body></html>\n"
         )
+
+
+def _lane_fields(lane: LaneState) -> dict[str, Any]:
+    return {
+        "time": lane.position >> 32,
+        "increment": lane.position & 0xFFFFFFFF,
+        "shown": show_position(lane.position),
+        "applied": lane.applied,
+        "busy": lane.busy,
+    }
 
 
 def _number(value: float) -> str:

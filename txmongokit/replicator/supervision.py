@@ -17,13 +17,14 @@ from twisted.python.failure import Failure
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.listening import EndpointError
+from txmongokit.replicator.appliers import Progress
 from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.cloning import CloneProgress
 from txmongokit.replicator.comparison import Report
 from txmongokit.replicator.cutover import Controls, CutOver, NotEqual, State, WritesGoOn
 from txmongokit.replicator.headroom import Headroom
 from txmongokit.replicator.patience import Patience
-from txmongokit.replicator.replication import Progress, Replication
+from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal, record_committed
 from txmongokit.replicator.status import Snapshot, StatusSite
 from txmongokit.replicator.verification import Follower, Verification
@@ -118,6 +119,7 @@ class Supervision:
             rate=self._rate(progress.applied),
             lag=None if headroom is None else headroom.lag,
             headroom=None if headroom is None else headroom.seconds,
+            lanes=() if self._replication is None else self._replication.applier.lanes,
             clone=None if clone is None else _clone_fields(clone),
             verification=None if self._verification is None else self._verified_fields(),
         )
