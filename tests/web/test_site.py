@@ -327,6 +327,7 @@ class FailureTests(SiteTestCase):
         served.send(b"GET", b"/x", Cookie=COOKIE)
         self.page.requests[0].getSession().data["x"] = 1
         served.channel.connectionLost(Failure(ConnectionLost()))
+        self.page.requests[0].write(b"for nobody")
         self.assertEqual(self.runner.names, ["find"])
         given_up: list[object] = []
         loading: Deferred[Any] = Deferred(given_up.append)

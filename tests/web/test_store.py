@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bson
+from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -418,6 +419,13 @@ class ArgumentTests(StoreTestCase):
         for options, kind, told in cases:
             self.assertIn(told, str(self.assertRaises(kind, self.store, **options)))
         self.assertRaises(TypeError, MongoSessionStore, "db")
+        self.store()
+        unsure = Database(self.runner, "db", write_concern=WriteConcern(w=0))
+        self.assertRaises(ValueError, MongoSessionStore, unsure)
+        naive = MongoSessionStore(
+            Database(self.runner, "db"), clock=lambda: NOW.replace(tzinfo=None)
+        )
+        self.assertRaises(TypeError, naive.new_record)
         self.assertRaises(SessionError, self.store().rotate)
 
     def test_repr(self) -> None:

@@ -347,7 +347,7 @@ class KleinSessionStore:
             each.decode("ascii", "replace") if isinstance(each, bytes) else each
             for each in list(identifiers)[:_MOST_TOKENS]
         )
-        for text in filter(self.sessions.is_well_formed, texts):
+        for text in dict.fromkeys(filter(self.sessions.is_well_formed, texts)):
             self._ask(text)
 
     def _ask(self, identifier: str) -> None:

@@ -175,6 +175,10 @@ class MongoSessionStore:
             place = place[name]
         if not isinstance(place, Collection):
             raise TypeError(f"a Database or a Collection is needed, not {type(place).__name__}")
+        if not place.write_concern.acknowledged:
+            raise ValueError(
+                "sessions need writes that are acknowledged: give a collection with w=1 or more"
+            )
         _check_range("token_bytes", token_bytes, _LEAST_TOKEN, 96)
         _check_range("max_bytes", max_bytes, 64, _LARGEST_DATA)
         _check_range("touch_after", touch_after, 0, 1)
@@ -234,6 +238,8 @@ class MongoSessionStore:
         The time by which sessions end: aware, in whole milliseconds.
         """
         now = self._clock()
+        if now.tzinfo is None:
+            raise TypeError("the store's clock must give aware times: datetime.now(UTC)")
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def new_record(

@@ -181,7 +181,9 @@ class Visit:
         """
         if self._failed:
             return
-        if self._held is not None:
+        if self._over:
+            self._write(data)
+        elif self._held is not None:
             self._held.append(data)
         elif self._is_edge(data) and self._is_due():
             self._settle([data])

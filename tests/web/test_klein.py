@@ -1,0 +1,174 @@
+"""
+Tests for L{txmongokit.web.klein}: what is sent, by a server that is a script.
+L{tests.integration.test_klein_sessions} has the rest.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes import FakeRunner, Script, cursor_reply
+from tests.web.test_cookies import request
+from tests.web.test_store import ID, MATCHED, MISSED, NOW, stored
+from txmongokit.database import Database
+from txmongokit.errors import AutoReconnect
+from txmongokit.web.errors import SessionConflict
+from txmongokit.web.store import MongoSessionStore
+
+HAS_KLEIN = find_spec("klein") is not None
+if HAS_KLEIN:
+    from klein.interfaces import NoSuchSession, SessionMechanism, TooLateForCookies
+
+    from txmongokit.web.klein import KleinSessionProcurer, KleinSessionStore
+
+
+class KleinTestCase(SynchronousTestCase):
+    """
+    A store at noon.
+    """
+
+    if not HAS_KLEIN:
+        skip = "needs Klein: the extra txmongokit[klein]"
+
+    def kept(self, *replies: Script) -> Any:
+        """A store of Klein's kind."""
+        self.runner = FakeRunner(*replies)
+        sessions = MongoSessionStore(Database(self.runner, "db"), clock=lambda: NOW, timeout=100)
+        return KleinSessionStore(sessions)
+
+    def load(self, kept: Any, confidential: bool = False) -> Deferred[Any]:
+        """Load the session."""
+        loaded: Deferred[Any] = kept.loadSession(ID, confidential, SessionMechanism.Cookie)
+        return loaded
+
+
+class ExposedTests(KleinTestCase):
+    """
+    Ids that come in clear, as L{klein.SessionProcurer} tells of each.
+    """
+
+    def test_one_question(self) -> None:
+        """Whether an id is confidential, and its session, are one query."""
+        reply: Deferred[Any] = Deferred()
+        kept = self.kept(reply)
+        kept.sentInsecurely([ID, ID.encode("ascii"), "x"])
+        loading = self.load(kept)
+        self.assertNoResult(loading)
+        self.assertNoResult(kept.settled())
+        reply.callback(stored({"a": 1}))
+        self.assertEqual(self.successResultOf(loading).data, {"a": 1})
+        self.assertEqual(self.runner.names, ["find"])
+
+    def test_not_shared(self) -> None:
+        """Two requests at once have a record each."""
+        reply: Deferred[Any] = Deferred()
+        kept = self.kept(reply, stored({"a": 1}))
+        kept.sentInsecurely([ID])
+        first, second = self.load(kept), self.load(kept)
+        reply.callback(stored({"a": 1}))
+        records = [self.successResultOf(loading).record for loading in (first, second)]
+        self.assertIsNot(records[0], records[1])
+
+    def test_confidential(self) -> None:
+        """One that is confidential ends before anybody can load it again."""
+        reply: Deferred[Any] = Deferred()
+        kept = self.kept(reply, MATCHED, cursor_reply([]), cursor_reply([]))
+        kept.sentInsecurely([ID])
+        plain, secret = self.load(kept), self.load(kept, confidential=True)
+        reply.callback(stored({}, confidential=True))
+        self.failureResultOf(plain, NoSuchSession)
+        self.failureResultOf(secret, NoSuchSession)
+        self.assertEqual(self.runner.names, ["find", "delete", "find", "find"])
+
+    def test_cancelled(self) -> None:
+        """A client that goes away keeps no session from being ended."""
+        reply: Deferred[Any] = Deferred()
+        kept = self.kept(reply, MATCHED)
+        kept.sentInsecurely([ID])
+        loading = self.load(kept)
+        loading.cancel()
+        self.failureResultOf(loading)
+        reply.callback(stored({}, confidential=True))
+        self.assertEqual(self.runner.names, ["find", "delete"])
+
+    def test_database_away(self) -> None:
+        """What could not be seen to is logged, and its session not had."""
+        reply: Deferred[Any] = Deferred()
+        kept = self.kept(reply, AutoReconnect("gone"))
+        kept.sentInsecurely([ID])
+        loading = self.load(kept)
+        reply.errback(AutoReconnect("gone"))
+        self.failureResultOf(loading, AutoReconnect)
+        self.assertEqual(len(self.flushLoggedErrors(AutoReconnect)), 1)
+        self.successResultOf(kept.settled())
+
+    def test_hostile(self) -> None:
+        """What is no id is not asked for, and of many ids few are."""
+        kept = self.kept()
+        kept.sentInsecurely(["x", b"\xff" * 43, "A" * 44])
+        self.assertEqual(self.runner.requests, [])
+        kept = self.kept(*[cursor_reply([]), MISSED] * 21)
+        kept.sentInsecurely([ID] * 10)
+        self.assertEqual(self.runner.names, ["find", "delete"])
+        kept.sentInsecurely(["%043d" % number for number in range(1000)])
+        self.assertEqual(self.runner.names[2:], ["find", "delete"] * 20)
+
+
+class BindingTests(KleinTestCase):
+    """
+    Log-ins.
+    """
+
+    def session(self, *replies: Script) -> Any:
+        """A session that was loaded."""
+        session = self.successResultOf(self.load(self.kept(stored({"a": 1}), *replies)))
+        self.runner.requests.clear()
+        return session
+
+    def test_without_cookie(self) -> None:
+        """Where the client cannot be told, the id stays."""
+        session = self.session(MATCHED)
+        self.successResultOf(session.bind("ada"))
+        self.assertEqual((session.identifier, session.user), (ID, "ada"))
+        self.assertEqual(len(self.runner.requests), 1)
+
+    def test_merged(self) -> None:
+        """A change that others have made meanwhile is kept."""
+        session = self.session(MISSED, stored({"a": 1, "b": 2}, version=4), MATCHED)
+        self.successResultOf(session.bind("ada"))
+        self.assertEqual((session.data, session.user), ({"a": 1, "b": 2}, "ada"))
+
+    def test_another_log_in(self) -> None:
+        """Of two who log in as different users, the later fails."""
+        session = self.session(MISSED, stored({"a": 1}, version=4, user="grace"))
+        self.failureResultOf(session.bind("ada"), SessionConflict)
+
+    def test_too_late(self) -> None:
+        """After the first byte nobody is logged in, and the old id stays good."""
+        asked = request()
+        asked.received_cookies = {b"session": ID.encode("ascii")}
+        kept = self.kept(stored({}))
+        session = self.successResultOf(KleinSessionProcurer(kept).procureSession(asked))
+        asked.startedWriting = True
+        self.failureResultOf(session.bind("ada"), TooLateForCookies)
+        self.assertEqual((session.identifier, len(self.runner.requests)), (ID, 1))
+
+    def test_ended(self) -> None:
+        """A session that has ended cannot be changed."""
+        session = self.session(MISSED, cursor_reply([]))
+        session.data["b"] = 1
+        updating = session.update(lambda data: data.update(c=1))
+        self.failureResultOf(updating, Exception)
+
+    def test_persistent(self) -> None:
+        """A session is procured once for a request."""
+        asked = request()
+        asked.received_cookies = {b"session": ID.encode("ascii")}
+        procurer = KleinSessionProcurer(self.kept(stored({})))
+        first = self.successResultOf(procurer.procureSession(asked))
+        self.assertIs(self.successResultOf(procurer.procureSession(asked)), first)
+        self.assertEqual((len(self.runner.requests), asked.cookies), (1, []))
