@@ -114,7 +114,7 @@ class ExposedTests(KleinTestCase):
         kept = self.kept(*[cursor_reply([]), MISSED] * 21)
         kept.sentInsecurely([ID] * 10)
         self.assertEqual(self.runner.names, ["find", "delete"])
-        kept.sentInsecurely(["%043d" % number for number in range(1000)])
+        kept.sentInsecurely([f"{number:043d}" for number in range(1000)])
         self.assertEqual(self.runner.names[2:], ["find", "delete"] * 20)
 
 
