@@ -72,10 +72,11 @@ API = (
     "connection",
     "_masterslave",
     "masterslave",
+    "reactorthread",
     "testing",
 )
 APPLICATIONS = ("settings", "service", "oplog", "replicator", "storage", "web")
-COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog", "web.reactorthread", "web.sessiontap")
+COMPOSITION_ROOTS = ("connection", "replicator.tap", "oplog", "reactorthread", "web.sessiontap")
 
 MODULE_CODE_LINES = 700
 FUNCTION_CODE_LINES = 60
@@ -120,6 +121,7 @@ _MORE_THIRD_PARTIES = {
     "database": ("typing_extensions",),
     "connection": ("twisted", "zope.interface", "typing_extensions"),
     "masterslave": ("zope.interface", "typing_extensions"),
+    "reactorthread": ("twisted.internet.reactor", "twisted.python.threadable"),
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
     "storage": ("cattrs",),
@@ -294,11 +296,7 @@ def _may_import(importer: str, imported: str) -> bool:
     if source == "applications":
         if target == "applications":
             return (
-                first == other
-                or other == "settings"
-                or (first, other) == ("oplog", "replicator")
-                # The reactor as threads see it.
-                or (first, imported) == ("settings", "web.reactorthread")
+                first == other or other == "settings" or (first, other) == ("oplog", "replicator")
             )
         return target in ("api", "root")
     if source == "api":

@@ -24,6 +24,7 @@ from txmongokit.errors import (
     PyMongoError,
 )
 from txmongokit.masterslave import MasterSlaveConnection
+from txmongokit.reactorthread import ReactorThread
 from txmongokit.settings import (
     MongoHandle,
     from_environment,
@@ -32,7 +33,6 @@ from txmongokit.settings import (
     from_toml,
 )
 from txmongokit.settings.blocking import Blocking, BlockingHandle, blocking_from_settings
-from txmongokit.web.reactorthread import ReactorThread
 
 
 def settings(**more: Any) -> dict[str, Any]:

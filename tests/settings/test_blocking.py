@@ -11,9 +11,9 @@ from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit.errors import AutoReconnect, InvalidOperation
+from txmongokit.reactorthread import ReactorThread
 from txmongokit.settings import from_settings
 from txmongokit.settings.blocking import BlockingHandle
-from txmongokit.web.reactorthread import ReactorThread
 
 
 class ReactorTests(SynchronousTestCase):

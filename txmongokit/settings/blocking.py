@@ -20,9 +20,9 @@ from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
 from txmongokit.deployment import Deployment
 from txmongokit.errors import AutoReconnect, InvalidOperation
+from txmongokit.reactorthread import ReactorEnded, ReactorThread, reactor_thread
 from txmongokit.sessions import BoundSession, ClientSession, TransactionContext
 from txmongokit.settings.handle import MongoHandle, from_settings
-from txmongokit.web.reactorthread import ReactorEnded, ReactorThread, reactor_thread
 
 __all__ = ["Blocking", "BlockingHandle", "blocking_from_settings"]
 

@@ -33,8 +33,8 @@ from twisted.logger import Logger
 from txmongokit.connection import ConnectionPool
 from txmongokit.database import Database
 from txmongokit.errors import OperationFailure, PyMongoError
+from txmongokit.reactorthread import NoAnswer, ReactorEnded, reactor_thread
 from txmongokit.web.merging import merge
-from txmongokit.web.reactorthread import NoAnswer, ReactorEnded, reactor_thread
 from txmongokit.web.store import (
     MongoSessionStore,
     SessionConflict,

@@ -90,9 +90,7 @@ class ReactorThread:
         @raise Exception: what the function failed with.
         """
         if self.is_own_thread():
-            raise RuntimeError(
-                "the reactor's thread cannot wait for itself: use the Deferreds of the store there"
-            )
+            raise RuntimeError("the reactor's thread cannot wait for itself: use Deferreds there")
         self._start()
         answer: Future[_T] = Future()
         begun: list[Deferred[None]] = []
@@ -180,7 +178,7 @@ def _fail(failure: Failure, answer: Future[Any]) -> None:
 
 def _ended() -> ReactorEnded:
     return ReactorEnded(
-        "the reactor has stopped: sessions cannot be used once the server has ended"
+        "the reactor has stopped, and does not start twice: nothing can be asked for any more"
     )
 
 

@@ -1,5 +1,5 @@
 """
-Tests for L{txmongokit.web.reactorthread}: with a reactor of its own in a
+Tests for L{txmongokit.reactorthread}: with a reactor of its own in a
 thread, and with trial's, which runs.
 """
 
@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python import threadable
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from txmongokit.web.reactorthread import NoAnswer, ReactorEnded, ReactorThread, reactor_thread
+from txmongokit.reactorthread import NoAnswer, ReactorEnded, ReactorThread, reactor_thread
 
 
 class OwnReactorTests(SynchronousTestCase):
@@ -42,7 +42,7 @@ class OwnReactorTests(SynchronousTestCase):
         self.assertFalse(self.reactor.running)
         self.thread.stop()
         error = self.assertRaises(ReactorEnded, self.thread.call, 5, lambda: succeed(None))
-        self.assertIn("once the server has ended", str(error))
+        self.assertIn("does not start twice", str(error))
 
     def test_failure(self) -> None:
         """What the function fails with is raised, a timeout of its own included."""
