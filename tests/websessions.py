@@ -102,6 +102,8 @@ class SessionTestCase(SharedTestCase):
     def setUp(self) -> None:
         """Make a client and a store."""
         super().setUp()
+        # Cases have tests of the same names.
+        self.database = "_".join(self.id().rsplit(".", 2)[1:])
         self.deployment = shared_set()
         self.pool = self.client(self.deployment.uri)
         self.store = self.another_store()
