@@ -128,6 +128,28 @@ class SavingTests(SiteTestCase):
         saved.callback(MATCHED)
         self.assertTrue(served.transport.value().endswith(b"abcdef"))
 
+    def test_changed_while_saving(self) -> None:
+        """What changes while the session is saved is saved before the last byte, too."""
+        first, second = Deferred[Any](), Deferred[Any]()
+
+        def quickly(request: Any) -> int:
+            request.setHeader(b"content-length", b"6")
+            request.getSession().data["x"] = 1
+            request.write(b"abc")
+            return NOT_DONE_YET
+
+        served = self.serve(quickly, stored({}), first, second)
+        served.send(b"GET", b"/x", Cookie=COOKIE)
+        (request,) = self.page.requests
+        request.getSession().data["x"] = 2
+        request.write(b"def")
+        request.finish()
+        first.callback(MATCHED)
+        self.assertEqual(self.runner.names, ["find", "update", "update"])
+        self.assertEqual(served.transport.value(), b"")
+        second.callback(MATCHED)
+        self.assertTrue(served.transport.value().endswith(b"\r\n\r\nabcdef"))
+
     def test_chunked(self) -> None:
         """Without a length, the last chunk waits for the change."""
         saved: Deferred[Any] = Deferred()

@@ -20,7 +20,7 @@ from txmongokit.errors import PyMongoError
 from txmongokit.web.cookies import SessionCookies
 from txmongokit.web.errors import SessionLockTimeout
 from txmongokit.web.store import MongoSessionStore
-from txmongokit.web.visit import Visit
+from txmongokit.web.visit import Visit, begin_notice
 from txmongokit.web.websession import KeptSessions, StoredSession
 
 __all__ = ["SessionCookies", "SessionSite", "Sessions", "StoredSession"]
@@ -127,10 +127,8 @@ class Sessions(Resource):
             return
         _log.failure("a session was not loaded, so its request fails", failure)
         body = b"Sessions are not available at the moment.\n"
-        request.setResponseCode(http.SERVICE_UNAVAILABLE)
+        begin_notice(request, http.SERVICE_UNAVAILABLE, body)
         request.setHeader(b"retry-after", b"5")
-        request.setHeader(b"content-type", b"text/plain")
-        request.setHeader(b"content-length", b"%d" % len(body))
         if request.method != b"HEAD":
             request.write(body)
         request.finish()

@@ -27,7 +27,7 @@ from txmongokit.web.records import SessionRecord
 from txmongokit.web.store import MongoSessionStore
 from txmongokit.web.websession import KeptSessions, StoredSession
 
-__all__ = ["Visit"]
+__all__ = ["Visit", "begin_notice"]
 
 _log = Logger()
 _MERGES = 10
@@ -46,6 +46,15 @@ class _Slot:
     session: StoredSession | None = None
     lock: SessionLock | None = None
     offered: str | None = None
+
+
+def begin_notice(request: Any, code: int, text: bytes) -> None:
+    """
+    Status and headers of a response that is nothing but a sentence.
+    """
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    request.setHeader(b"content-length", b"%d" % len(text))
 
 
 class Visit:
@@ -315,8 +324,8 @@ class Visit:
         if self._over:
             return
         for data in held:
-            self._send(data)
-        if self._producer is not None:
+            self.write(data)  # Meanwhile the session may have changed again.
+        if self._producer is not None and self._held is None:
             producer, self._producer = self._producer, None
             self._register(*producer)
         if self._finishing and self._held is None:
@@ -342,19 +351,15 @@ class Visit:
         if self._producer is not None:
             self._producer[0].stopProducing()
             self._producer = None
-        late = failure.check(PyMongoError)
-        conflict = failure.check(SessionConflict)
-        request.setResponseCode(
-            http.SERVICE_UNAVAILABLE
-            if late
-            else http.CONFLICT
-            if conflict
-            else http.INTERNAL_SERVER_ERROR
-        )
+        if failure.check(PyMongoError):
+            code = http.SERVICE_UNAVAILABLE
+        elif failure.check(SessionConflict):
+            code = http.CONFLICT
+        else:
+            code = http.INTERNAL_SERVER_ERROR
         body = b"The session could not be saved.\n"
         request.cookies[:] = []
-        request.setHeader(b"content-type", b"text/plain")
-        request.setHeader(b"content-length", b"%d" % len(body))
+        begin_notice(request, code, body)
         self._send(body)
         self._close()
 
