@@ -337,6 +337,17 @@ class ReplacementTests(StoreTestCase):
         (inserted,), (deleted,) = self.runner.statements(0), self.runner.statements(2)
         self.assertEqual(deleted["q"]["_id"], inserted["_id"])
 
+    def test_changed_meanwhile(self) -> None:
+        """Data that is replaced while the id changes is not lost: it is to be saved."""
+        inserted: Deferred[Any] = Deferred()
+        record = self.loaded(inserted, MATCHED)
+        done = self.sessions.regenerate(record)
+        record.data = {"b": 2}
+        inserted.callback(MATCHED)
+        self.assertIs(self.successResultOf(done), record)
+        self.assertEqual(record.data, {"b": 2})
+        self.assertTrue(self.sessions.is_changed(record))
+
     def test_interrupted(self) -> None:
         """If the old one cannot be deleted, the record keeps its id, which is still good."""
         record = self.loaded(MATCHED, AutoReconnect("gone"))

@@ -489,7 +489,9 @@ class MongoSessionStore:
             if not await self._delete(old):
                 await self.delete(fresh.id)
                 await self._refuse(record)
-        vars(record).update(vars(fresh))
+        # Not its data, which may have been replaced meanwhile.
+        for name in ("id", "user", "used", "expires", "version", "snapshot"):
+            setattr(record, name, getattr(fresh, name))
         return record
 
     def lock(self, identifier: str, *, wait: float | None = None) -> Deferred[SessionLock]:
