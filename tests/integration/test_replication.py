@@ -5,6 +5,7 @@ arrives exactly once.
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -20,6 +21,13 @@ from tests.replicas import Pair, batches, wait_for
 from txmongokit.testing import Credentials, replica_set, standalone
 
 _OFF = ("--resume-file", "none")
+
+
+def begin_here(pair: Pair) -> None:
+    """The resume file says that the first start goes on after the source's last entry."""
+    last = finish(pair.here)
+    text = json.dumps({"ts": {"time": last.time, "inc": last.inc}})
+    (pair.folder / "mongooplog.ts").write_text(text)
 
 
 class ReplicationTests(SynchronousTestCase):
@@ -280,9 +288,10 @@ class ReplicationTests(SynchronousTestCase):
         """An update of a document that predates the window is counted, not applied."""
         users = self.pair.here["app"]["users"]
         users.insert_one({"_id": 1, "n": 1})
-        time.sleep(8)
+        begin_here(self.pair)
         users.update_one({"_id": 1}, {"$set": {"n": 2}})
-        output = self.sync("--seconds", "6")
+        status, output = self.pair.run()
+        self.assertEqual(status, 0, output)
         self.assertIsNone(self.pair.there["app"]["users"].find_one())
         checkpoint = self.pair.checkpoint()
         assert checkpoint is not None
@@ -574,9 +583,9 @@ class StandaloneTests(SynchronousTestCase):
         """Updates of documents that predate the window are left out and counted."""
         users = self.pair.here["app"]["users"]
         users.insert_one({"_id": 1, "n": 1})
-        time.sleep(8)
+        begin_here(self.pair)
         users.bulk_write([UpdateOne({"_id": 1}, {"$set": {"n": 2}}), InsertOne({"_id": 2})])
-        status, output = self.pair.run(*_OFF, "--seconds", "6")
+        status, output = self.pair.run()
         self.assertEqual(status, 0, output)
         self.assertEqual(list(self.pair.there["app"]["users"].find()), [{"_id": 2}])
         self.assertIn("missing 1", output)
@@ -669,13 +678,15 @@ class BadInputTests(SynchronousTestCase):
 
     def test_window_beside_a_checkpoint(self) -> None:
         """An explicit window contradicts the checkpoint, unless it is forced."""
+        began = time.monotonic()
         self.assertEqual(self.pair.run(*_OFF)[0], 0)
-        time.sleep(8)
-        self.pair.here["app"]["users"].insert_one({"_id": 2})
         status, output = self.pair.run(*_OFF, "-s", "6")
         self.assertEqual(status, 1, output)
         self.assertIn("--force-start", output)
-        status, output = self.pair.run(*_OFF, "-s", "6", "--force-start")
+        self.pair.here["app"]["users"].insert_one({"_id": 2})
+        # Within the oplog, and before the insert: it starts sooner than it started twice.
+        seconds = f"{time.monotonic() - began:.1f}"
+        status, output = self.pair.run(*_OFF, "-s", seconds, "--force-start")
         self.assertEqual(status, 0, output)
         self.assertIsNotNone(self.pair.there["app"]["users"].find_one({"_id": 2}))
 

@@ -707,6 +707,17 @@ class WatchingTests(ArgumentsCase):
         for wrong in ("-1", "long", "nan", "inf", "1e11"):
             self.assertIn(f"--patience {wrong!r}", self.refused("--patience", wrong))
 
+    def test_limits(self) -> None:
+        """
+        There is none, unless one is asked for.
+        """
+        found = self.parsed()
+        self.assertEqual((found.limit, found.limit_bytes), (inf, inf))
+        found = self.parsed("--limit", "500", "--limit-bytes", "1e6")
+        self.assertEqual((found.limit, found.limit_bytes), (500.0, 1e6))
+        for option in ("--limit", "--limit-bytes"):
+            self.assertIn(option, self.refused(option, "-1"))
+
     def test_subcommands(self) -> None:
         """
         A verification and a reversal take where and what, and nothing of when.

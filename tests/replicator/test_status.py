@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -159,6 +160,19 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(self.post("pause"), (202, {"state": "paused"}))
         self.assertEqual(self.post("resume"), (202, {"state": "following"}))
         self.assertEqual(self.replication.told, ["pause", "resume"])
+
+    def test_limit(self) -> None:
+        """How fast it may go is changed at once; what is no number is refused."""
+        found: list[tuple[float, float]] = []
+        self.controls = Controls(lambda *limits: found.append(limits))
+        for body in ('{"operations": 500}', '{"bytes": 1e6, "operations": 0}', ""):
+            self.assertEqual(self.post("limit", body)[0], 202)
+        self.assertEqual(found, [(500.0, inf), (inf, 1e6), (inf, inf)])
+        for body in ('{"operations": -1}', '{"bytes": "many"}', '{"bytes": true}'):
+            status, answer = self.post("limit", body)
+            self.assertEqual(status, 409)
+            self.assertIn("numbers", answer["error"])
+        self.assertEqual(len(found), 3)
 
     def test_illegal(self) -> None:
         """An order that cannot be carried out is a conflict, with a sentence."""

@@ -86,6 +86,8 @@ class Arguments:
         that stands still.
     @ivar patience: how many seconds to keep trying while a server is away;
         infinity for ever.
+    @ivar limit: at most so many operations a second; infinity for any number.
+    @ivar limit_bytes: at most so many bytes a second, likewise.
     @ivar lanes: how many batches are written side by side.
     """
 
@@ -112,6 +114,8 @@ class Arguments:
     generations: int = 5
     settle: float = 30.0
     patience: float = LIMIT
+    limit: float = math.inf
+    limit_bytes: float = math.inf
     lanes: int = DEFAULT_LANES
 
 
@@ -217,6 +221,7 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         help="apply source transactions of more than MB (default: 256) in parts (without it, such "
         "a one stops the replication)",
     )
+    _add_limits(other)
     _add_patience(other)
     other.add_argument(
         "--lanes",
@@ -225,6 +230,19 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         f"{DEFAULT_LANES})",
     )
     _add_log(other)
+
+
+def _add_limits(group: Any) -> None:
+    for option, what in (
+        ("--limit", "entries of the oplog, or documents of a clone,"),
+        ("--limit-bytes", "bytes of them"),
+    ):
+        group.add_argument(
+            option,
+            default="0",
+            metavar="N",
+            help=f"read at most N {what} a second (default: 0, for no limit)",
+        )
 
 
 def _add_patience(group: Any) -> None:
@@ -466,6 +484,8 @@ def _arguments(found: Any) -> Arguments:
         clone_tasks=_clone_tasks(found, option),
         drop=found.drop,
         patience=_number(found.patience, "--patience", 0) or math.inf,
+        limit=_number(found.limit, "--limit", 0) or math.inf,
+        limit_bytes=_number(found.limit_bytes, "--limit-bytes", 0) or math.inf,
         lanes=_lanes(found),
     )
 

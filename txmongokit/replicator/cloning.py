@@ -30,6 +30,7 @@ from txmongokit.replicator.copying import Copier
 from txmongokit.replicator.ddl import translate
 from txmongokit.replicator.entries import timestamp
 from txmongokit.replicator.ledger import CATCH_UP, COPY, Ledger, Piece
+from txmongokit.replicator.pacing import Pace
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.segments import DEFAULT_TASKS, Segment, how_many, segments
 from txmongokit.replicator.selection import Selection
@@ -95,6 +96,7 @@ class InitialSync:
 
     @param tasks: how many pieces are copied at once.
     @param drop: whether what is in the way in the destination is dropped.
+    @param pace: how fast it may go.
     """
 
     _log = Logger()
@@ -110,6 +112,7 @@ class InitialSync:
         *,
         tasks: int = DEFAULT_TASKS,
         drop: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         self.progress = CloneProgress()
         self._reactor = reactor
@@ -120,6 +123,7 @@ class InitialSync:
         self._patience = patience
         self._tasks = tasks
         self._drop = drop
+        self._pace = pace or Pace(reactor)
 
     async def first_position(self, oldest: int, newest: int) -> int:
         """
@@ -228,6 +232,7 @@ class InitialSync:
             self._patience,
             current.position,
             copied=self._advance,
+            pace=self._pace,
         )
         await self._copy(copier, made, pieces)
         await self._create_views(made)

@@ -24,6 +24,7 @@ from txmongokit.rawbson import find_element, wrap
 from txmongokit.replicator.blueprints import Blueprint
 from txmongokit.replicator.entries import OplogEntry, from_timestamp, timestamp
 from txmongokit.replicator.ledger import Ledger, Piece
+from txmongokit.replicator.pacing import Pace
 from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.segments import ends_at_greatest
 from txmongokit.replicator.selection import Selection
@@ -51,6 +52,7 @@ class Copier:
 
     @param position: of the source's oplog, which everything read must
         contain.
+    @param pace: how fast it may go.
     @param copied: called with the numbers of documents and bytes of each
         batch that the destination has.
     @ivar latest: a position of the oplog that is not before anything read.
@@ -67,6 +69,7 @@ class Copier:
         position: int,
         *,
         copied: Callable[[int, int], None],
+        pace: Pace,
     ) -> None:
         self.latest = position
         self.reactor = reactor
@@ -77,6 +80,7 @@ class Copier:
         self._patience = patience
         self._position = position
         self._copied = copied
+        self._pace = pace
 
     async def copy(self, blueprint: Blueprint, piece: Piece) -> bool:
         """
@@ -148,6 +152,8 @@ class Copier:
 
         @param replace: whether some may be there already.
         """
+        size = sum(map(len, documents))
+        await self._pace.take(len(documents), size)
         await self.ledger.check()
         target = self.target(blueprint)
         capped = blueprint.is_capped
@@ -173,7 +179,6 @@ class Copier:
 
         for part in _pieces(documents):
             await self._at_destination(target, part, attempt)
-        size = sum(map(len, documents))
         piece.documents += len(documents)
         piece.size += size
         self._copied(len(documents), size)

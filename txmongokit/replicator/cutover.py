@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from math import inf
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -93,18 +94,21 @@ class Controls:
     """
     The state, and who may change it.
 
+    @param limit: called with how many operations, and bytes, a second there
+        may be from now on.
     @ivar state: the present one.
     @ivar message: what an operator should know of it.
     @ivar reversing: whether the other direction is to be prepared at the end
         of the cut-over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Callable[[float, float], object] = lambda *_: None) -> None:
         self.state = State.STARTING
         self.message = ""
         self.reversing = False
         self._replication: Pausable | None = None
         self._commit: Callable[[], object] | None = None
+        self._limit = limit
 
     def following(self, replication: Pausable, commit: Callable[[], object] | None) -> None:
         """
@@ -145,6 +149,27 @@ class Controls:
         assert self._replication is not None
         self._replication.resume()
         self.enter(State.FOLLOWING)
+
+    def limit(self, operations: object, size: object) -> None:
+        """
+        Go no faster from now on.
+
+        @param operations: how many a second; 0 for any number.
+        @param size: how many bytes a second, likewise.
+        @raise IllegalTransition: these are no such numbers.
+        """
+        limits = []
+        for given in (operations, size):
+            if (
+                isinstance(given, bool)
+                or not isinstance(given, int | float)
+                or not 0 <= given < inf
+            ):
+                raise IllegalTransition(
+                    'limit takes numbers of at least 0, as in {"operations": 5000, "bytes": 0}'
+                )
+            limits.append(float(given) or inf)
+        self._limit(*limits)
 
     def commit(self, *, writes_blocked: bool) -> None:
         """

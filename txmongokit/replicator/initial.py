@@ -15,6 +15,7 @@ from txmongokit.replicator.arguments import Arguments
 from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore
 from txmongokit.replicator.cloning import CloneError, CloneProgress, InitialSync
 from txmongokit.replicator.ledger import CATCH_UP, COPY, DONE, Ledger
+from txmongokit.replicator.pacing import Pace
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.schema import SchemaWriter
 from txmongokit.replicator.start import StartPoint
@@ -43,6 +44,7 @@ class CloneRun:
         destination: ConnectionPool,
         arguments: Arguments,
         key: str,
+        pace: Pace,
     ) -> None:
         self._reactor = reactor
         self._arguments = arguments
@@ -58,6 +60,7 @@ class CloneRun:
             self._patience,
             tasks=arguments.clone_tasks,
             drop=arguments.drop,
+            pace=pace,
         )
         self._phase: str | None = None
         self._planned = False

@@ -48,6 +48,7 @@ from txmongokit.replicator.inspection import (
 from txmongokit.replicator.lanes import LaneError
 from txmongokit.replicator.lanestore import LaneStore
 from txmongokit.replicator.ledger import COPY
+from txmongokit.replicator.pacing import PacedTailer
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import LARGEST_TRANSACTION, Replication
 from txmongokit.replicator.resumefile import (
@@ -259,7 +260,14 @@ class MongosyncService(Service):
             await refuse_committed(self._destination, store.key)
         if stored is not None and stored.applied:
             bounds = await self._caught_up(tailer, bounds, stored.position)
-        clone = CloneRun(self._reactor, self._source, self._destination, arguments, store.key)
+        clone = CloneRun(
+            self._reactor,
+            self._source,
+            self._destination,
+            arguments,
+            store.key,
+            self._supervision.pace,
+        )
         start = await clone.start(stored, *bounds)
         if start is not None and arguments.dry_run:
             await clone.describe()
@@ -290,7 +298,13 @@ class MongosyncService(Service):
 
     def _tailer(self, source: ConnectionPool) -> Tailer:
         arguments = self._arguments
-        return Tailer(self._reactor, source, arguments.oplog_namespace, patience=arguments.patience)
+        return PacedTailer(
+            self._reactor,
+            source,
+            arguments.oplog_namespace,
+            self._supervision.pace,
+            patience=arguments.patience,
+        )
 
     async def _caught_up(
         self, tailer: Tailer, bounds: tuple[int, int], position: int

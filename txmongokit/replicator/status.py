@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -41,6 +42,7 @@ class Snapshot:
     @ivar rate: operations per second, lately.
     @ivar size: bytes read from the oplog.
     @ivar lanes: how each lane stands, where there are several.
+    @ivar limits: operations and bytes a second that it is allowed.
     @ivar clone: how far a clone is, where there is one.
     @ivar verification: what a verification has found so far.
     """
@@ -54,6 +56,7 @@ class Snapshot:
     missing: int = 0
     size: int = 0
     rate: float = 0.0
+    limits: tuple[float, float] = (inf, inf)
     lag: float | None = None
     headroom: float | None = None
     lanes: Sequence[LaneState] = ()
@@ -80,6 +83,10 @@ class Snapshot:
             "skipped": self.skipped,
             "missing": self.missing,
             "bytes": self.size,
+            "limits": {
+                name: None if limit == inf else limit
+                for name, limit in zip(("operations", "bytes"), self.limits, strict=True)
+            },
             "headroom_seconds": None if self.headroom is None else round(self.headroom, 1),
             "lanes": [_lane_fields(lane) for lane in self.lanes] or None,
             "clone": None if self.clone is None else dict(self.clone),
@@ -165,7 +172,8 @@ class Snapshot:
             "vertical-align:top}</style></head><body>\n"
             f"<h1>mongosync: {escape(self.state.value)}</h1>\n<table>\n{table}\n</table>\n"
             '<p><a href="/api/v1/progress">JSON</a>, <a href="/metrics">metrics</a>. '
-            "POST /api/v1/pause, resume, commit and reverse give orders.</p>\n</body></html>\n"
+            "POST /api/v1/pause, resume, limit, commit and reverse give orders.</p>\n"
+            "</body></html>\n"
         )
 
 
@@ -204,7 +212,7 @@ class StatusSite:
         version = Resource()
         api.putChild(b"v1", version)
         version.putChild(b"progress", _Page(self, _progress))
-        for verb in ("pause", "resume", "commit", "reverse"):
+        for verb in ("pause", "resume", "limit", "commit", "reverse"):
             version.putChild(verb.encode(), _Order(self, verb))
         self.root = Resource()
         self.root.putChild(b"", _Page(self, _people))
@@ -249,6 +257,8 @@ class StatusSite:
             self._controls.pause()
         elif verb == "resume":
             self._controls.resume()
+        elif verb == "limit":
+            self._controls.limit(body.get("operations", 0), body.get("bytes", 0))
         else:
             self._controls.reverse()
 

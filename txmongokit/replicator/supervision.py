@@ -23,6 +23,7 @@ from txmongokit.replicator.cloning import CloneProgress
 from txmongokit.replicator.comparison import Report
 from txmongokit.replicator.cutover import Controls, CutOver, NotEqual, State, WritesGoOn
 from txmongokit.replicator.headroom import Headroom
+from txmongokit.replicator.pacing import Pace
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal, record_committed
@@ -41,13 +42,15 @@ class Supervision:
     """
     Of one replication, in one process.
 
+    @ivar pace: how fast it may go.
     @ivar controls: its state.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any, arguments: Arguments) -> None:
-        self.controls = Controls()
+        self.pace = Pace(reactor, arguments.limit, arguments.limit_bytes)
+        self.controls = Controls(self.pace.change)
         self._reactor = reactor
         self._arguments = arguments
         self._port: IListeningPort | None = None
@@ -120,6 +123,7 @@ class Supervision:
             lag=None if headroom is None else headroom.lag,
             headroom=None if headroom is None else headroom.seconds,
             lanes=() if self._replication is None else self._replication.applier.lanes,
+            limits=(self.pace.operations, self.pace.size),
             clone=None if clone is None else _clone_fields(clone),
             verification=None if self._verification is None else self._verified_fields(),
         )
