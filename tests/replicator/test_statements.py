@@ -47,7 +47,7 @@ class StatementTests(SynchronousTestCase):
             made.statement,
             bson.encode({"q": {"_id": "k"}, "u": {"x": 1, "_id": "k"}, "upsert": True}),
         )
-        self.assertEqual((made.kind, made.namespace, made.upsert), ("i", "to.c", True))
+        self.assertEqual((made.kind, made.namespace), ("i", "to.c"))
         self.assertEqual(made.size, len(made.statement))
         self.assertEqual(made.id_element, bson.encode({"_id": "k"})[4:-1])
 
@@ -57,7 +57,6 @@ class StatementTests(SynchronousTestCase):
         """
         made = operation("u", {"_id": 1, "y": 2}, {"_id": 1, "shard": 3})
         self.assertEqual(made.statement, bson.encode({"q": {"_id": 1}, "u": {"_id": 1, "y": 2}}))
-        self.assertFalse(made.upsert)
 
     def test_delete(self) -> None:
         """

@@ -20,31 +20,17 @@ class WriteGroup:
     cannot hold them all.
 
     @ivar kind: C{insert}, C{update} or C{delete}.
-    @ivar upserts: how many of the statements are upserts.
-    @ivar size: bytes of all statements.
     """
 
     namespace: str
     kind: str
     statements: list[bytes] = field(default_factory=list)
-    upserts: int = 0
-    size: int = 0
-
-    @property
-    def plain_updates(self) -> int:
-        """
-        How many statements are updates that need their document to exist.
-        """
-        return len(self.statements) - self.upserts if self.kind == "update" else 0
 
     def append(self, operation: Operation) -> None:
         """
         Put an operation after those that are here.
         """
-        statement = operation.document if self.kind == "insert" else operation.statement
-        self.statements.append(statement)
-        self.upserts += operation.upsert
-        self.size += len(statement)
+        self.statements.append(operation.document if self.kind == "insert" else operation.statement)
 
 
 class Batch:

@@ -68,7 +68,6 @@ class Operation:
     @ivar document: what the entry carries as C{o}, raw.
     @ivar id_element: the whole C{_id} element, raw.
     @ivar key: equal for what MongoDB regards as the same C{_id}.
-    @ivar upsert: whether the statement is an upsert.
     @ivar size: bytes of the statement.
     """
 
@@ -81,7 +80,6 @@ class Operation:
         "kind",
         "namespace",
         "size",
-        "upsert",
     )
 
     document: bytes
@@ -90,7 +88,6 @@ class Operation:
     namespace: str
     id_element: bytes
     key: Hashable
-    upsert: bool
     size: int
     _statement: bytes | None
 
@@ -143,15 +140,12 @@ class Operation:
             id_element = b"\x03_id\0" + wrap(equal)
         elif kind == "i" and b"$" not in o and not would_be_stamped(o):
             # Nearly all: the statement is for those that may be there already.
-            operation.upsert = True
             operation._statement = None
             operation.size = len(id_element) + len(o) + _AROUND
             return operation
         q = _query(id_element)
-        operation.upsert = False
         if kind == "i":
             body = q + _replacement(entry, dialect) + _UPSERT
-            operation.upsert = True
             if would_be_stamped(o):
                 operation.form = "u"
         elif kind == "u":

@@ -70,6 +70,8 @@ def pieces(statements: list[bytes]) -> list[list[bytes]]:
     Statements in their order, in as many lists as a server needs to take
     each in one message.
     """
+    if sum(map(len, statements)) <= _PIECE and len(statements) <= _PIECE_STATEMENTS:
+        return [statements]
     found: list[list[bytes]] = [[]]
     size = 0
     for statement in statements:
