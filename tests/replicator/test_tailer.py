@@ -265,3 +265,12 @@ class LookupTests(SynchronousTestCase):
         hello = {"lastWrite": {"opTime": {"ts": Timestamp(10, 3), "t": 1}}}
         found = self.successResultOf(Deferred.fromCoroutine(last_written(fake_pool(hello))))
         self.assertEqual(found, 10 << 32 | 3)
+        # A majority may not have it yet; a copy of an oplog has an end of its own.
+        for namespace, newest, expected in (
+            ("local.oplog.rs", 10 << 32 | 2, 10 << 32 | 3),
+            ("local.oplog.rs", 10 << 32 | 4, 10 << 32 | 4),
+            ("copies.oplog", 10 << 32 | 2, 10 << 32 | 2),
+        ):
+            tailer = Tailer(Clock(), fake_pool(hello), namespace)
+            ending = Deferred.fromCoroutine(tailer.last_written(newest))
+            self.assertEqual(self.successResultOf(ending), expected)

@@ -37,7 +37,7 @@ from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.tailer import OPLOG, OplogGap, Tailer, last_written
 from txmongokit.replicator.writers import ApplyError, refusal
 
-__all__ = ["CloneError", "CloneProgress", "InitialSync", "run_command"]
+__all__ = ["CloneError", "CloneProgress", "InitialSync", "end_of_window", "run_command"]
 
 _NAMESPACE_EXISTS = 48
 _ADMIN = "admin"
@@ -236,7 +236,9 @@ class InitialSync:
         )
         await self._copy(copier, made, pieces)
         await self._create_views(made)
-        window_end = await self._window_end(current, copier.latest)
+        window_end = await end_of_window(
+            self._reactor, self._source, self._patience, current.position, copier.latest
+        )
         await self._find_ends(copier, made, current.position, window_end)
         self._log.info(
             "the copy is complete: {count} documents; catching up from {at}",
@@ -393,29 +395,6 @@ class InitialSync:
 
     # After.
 
-    async def _window_end(self, current: Checkpoint, latest: int) -> int:
-        """A position behind everything that was read; an entry's, if there is one soon."""
-        # What a process before this one has read, of a primary before this one, is not in
-        # C{latest}, and may be behind what a majority is known to have; but not behind the end.
-        written = await self._patience.keep_trying(
-            lambda again: last_written(self._source), "source"
-        )
-        latest = max(latest, written)
-        tailer = Tailer(self._reactor, self._source, OPLOG)
-        for _ in range(_SETTLING):
-            bounds = await self._patience.keep_trying(lambda again: tailer.bounds(), "source")
-            if bounds is not None and bounds[0] > current.position:
-                at = timestamp(current.position)
-                raise OplogGap(
-                    f"the source's oplog no longer holds ({at.time}, {at.inc}), where the clone "
-                    "began: give it a larger oplog, delete the clone's document from "
-                    "txmongokit.mongosync in the destination, and begin anew with --drop"
-                )
-            if bounds is not None and bounds[1] >= latest:
-                return bounds[1]
-            await deferLater(self._reactor, 1.0, lambda: None)
-        return latest
-
     async def _find_ends(
         self, copier: Copier, made: Sequence[Blueprint], position: int, window_end: int
     ) -> None:
@@ -451,6 +430,38 @@ class InitialSync:
                 if found:
                     each.known_end = (found[0]["ts"].time << 32) | found[0]["ts"].inc
             await self._ledger.save(each)
+
+
+async def end_of_window(
+    reactor: IReactorTime, source: ConnectionPool, patience: Patience, begin: int, latest: int
+) -> int:
+    """
+    A position behind everything that a clone has read; an entry's, if there
+    is one soon.
+
+    @param begin: where the clone's window begins.
+    @param latest: a position that is not before anything that this process has
+        read.
+    @raise OplogGap: the oplog does not reach back to C{begin} any more.
+    """
+    # What a process before this one has read, of a primary before this one, is not in C{latest},
+    # and may be behind what a majority is known to have; but not behind the end.
+    written = await patience.keep_trying(lambda again: last_written(source), "source")
+    latest = max(latest, written)
+    tailer = Tailer(reactor, source, OPLOG)
+    for _ in range(_SETTLING):
+        bounds = await patience.keep_trying(lambda again: tailer.bounds(), "source")
+        if bounds is not None and bounds[0] > begin:
+            at = timestamp(begin)
+            raise OplogGap(
+                f"the source's oplog no longer holds ({at.time}, {at.inc}), where the clone "
+                "began: give it a larger oplog, delete the clone's document from "
+                "txmongokit.mongosync in the destination, and begin anew with --drop"
+            )
+        if bounds is not None and bounds[1] >= latest:
+            return bounds[1]
+        await deferLater(reactor, 1.0, lambda: None)
+    return latest
 
 
 async def run_command(

@@ -65,7 +65,7 @@ from txmongokit.replicator.start import StartError, StartPoint, decide
 from txmongokit.replicator.statements import Dialect
 from txmongokit.replicator.succession import Succession
 from txmongokit.replicator.supervision import Supervision
-from txmongokit.replicator.tailer import OPLOG, OplogGap, Tailer, last_written
+from txmongokit.replicator.tailer import OplogGap, Tailer
 from txmongokit.replicator.window import Window, WindowWriter
 from txmongokit.replicator.writers import (
     ApplyError,
@@ -287,14 +287,8 @@ class MongosyncService(Service):
         for warning in start.warnings:
             self._log.warn("{warning}", warning=warning)
         first = _first(start, await self._verify_start(tailer, start))
-        newest = await self._newest(self._source, bounds[1])
+        newest = await tailer.last_written(bounds[1])
         await self._go(tailer, store, stored, start, first, destination, newest, clone)
-
-    async def _newest(self, source: ConnectionPool, newest: int) -> int:
-        """Where one pass ends: at what was written before, though no majority may have it yet."""
-        if self._arguments.oplog_namespace != OPLOG:
-            return newest
-        return max(newest, await last_written(source))
 
     def _tailer(self, source: ConnectionPool) -> Tailer:
         arguments = self._arguments

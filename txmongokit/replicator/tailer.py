@@ -93,6 +93,16 @@ class Tailer:
             positions.append(from_timestamp(entry["ts"]))
         return positions[0], positions[1]
 
+    async def last_written(self, newest: int) -> int:
+        """
+        Where one pass ends: at what was written before it, though no majority
+        may have that yet.
+
+        @param newest: the newest entry that a majority has, which must do
+            where this is not the server's own oplog.
+        """
+        return max(newest, await last_written(self._pool)) if self.namespace == OPLOG else newest
+
     async def entry_at(self, position: int) -> bytes | None:
         """
         The one entry at a position, for walking back through the parts of a
