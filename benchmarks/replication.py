@@ -39,7 +39,7 @@ OURS, LOOP, PEER = "txmongokit", "from memory", "jaraco.mongodb"
 _LOG_TAIL = 2000
 _OF_SERVERS = ("admin", "config", "local", "txmongokit")
 _GOALS = {"peer": 25.0, "loop": 0.85, "memory": 200.0, "lag": 0.25}
-_STEP_SECONDS = 0.01
+_STEP_SECONDS = 0.05
 # How often a child's memory, and how often the destination is looked at.
 _LOOK_SECONDS = 0.02
 _POLL_SECONDS = 0.1
