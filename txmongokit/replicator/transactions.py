@@ -11,6 +11,7 @@ A large one is kept in a file meanwhile.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from tempfile import TemporaryFile
 
 from txmongokit.replicator.entries import (
@@ -39,7 +40,9 @@ class SpilledTransaction:
     def __init__(self) -> None:
         self.size = 0
         # Deleted when it is closed, or with the process.
-        self._file = TemporaryFile(prefix="mongosync")  # noqa: SIM115
+        with ExitStack() as stack:
+            self._file = stack.enter_context(TemporaryFile(prefix="mongosync"))
+            self._closing = stack.pop_all()
         self._lengths: list[int] = []
 
     def put_before(self, raw: bytes) -> None:
@@ -65,7 +68,7 @@ class SpilledTransaction:
         """
         Delete the file.
         """
-        self._file.close()
+        self._closing.close()
 
 
 async def source_transaction(

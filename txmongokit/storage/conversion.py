@@ -9,7 +9,7 @@ import uuid
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Union
+from typing import Any
 
 from bson.binary import Binary
 from bson.code import Code
@@ -79,21 +79,19 @@ def make_converter(*, decimals: bool = True) -> Converter:
     """
     converter = make_bson_converter()
     configure_union_passthrough(
-        Union[  # noqa: UP007
-            str,
-            bool,
-            int,
-            float,
-            None,
-            bytes,
-            datetime,
-            ObjectId,
-            Int64,
-            Decimal128,
-            Binary,
-            uuid.UUID,
-            Timestamp,
-        ],
+        str
+        | bool
+        | int
+        | float
+        | None
+        | bytes
+        | datetime
+        | ObjectId
+        | Int64
+        | Decimal128
+        | Binary
+        | uuid.UUID
+        | Timestamp,
         converter,
     )
     for kind in _UNTOUCHED:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.application import strports
 from twisted.application.service import IService, MultiService, Service
@@ -50,7 +50,7 @@ class Options(usage.Options):
         "have ended; and with --http serves them to programs in any language."
     )
     # The values are text here; L{Options.postOptions} reads them.
-    optParameters = [  # noqa: RUF012  # as Twisted declares it
+    optParameters: ClassVar[list[list[str | None]]] = [
         ["db", None, None, "Connection string with the name of a database, mongodb://host/name."],
         ["db-file", None, None, "File with that string, which other users then do not see."],
         ["collection", None, "sessions", "Where the sessions are in that database."],

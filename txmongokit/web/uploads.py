@@ -373,7 +373,8 @@ class StreamingRequest(Request):
         self.method, self.uri = method, uri
         self.path = uri.partition(b"?")[0]
         self.args = {}
-        self.site = getattr(self.channel, "site")  # noqa: B009  # twisted.web does not declare it
+        channel: Any = self.channel  # twisted.web does not declare what it has.
+        self.site = channel.site
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         try:
