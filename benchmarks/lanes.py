@@ -3,9 +3,8 @@ What several lanes buy where the destination is far away: one load, replicated
 through a proxy on this machine that adds latency, for each number of lanes.
 
 The rate is taken from the destination's own oplog, from the first write to the
-last. The load has no DDL, and a transaction over all its namespaces now and
-then, for which all lanes have to wait; without namespaces to cross
-(C{--namespaces 1}) it has them, too.
+last. The load has no DDL; C{--transactions 0.1} makes a tenth of its batches
+transactions, for each of which all lanes have to wait.
 """
 
 from __future__ import annotations
@@ -149,7 +148,10 @@ def report(round_trips: Sequence[float], rates: dict[tuple[float, int], float]) 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--operations", type=int, default=20_000, help="default: %(default)s")
-    parser.add_argument("--namespaces", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--namespaces", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--transactions", type=float, default=0.0, metavar="PART", help="default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=2, help="of the load; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=600.0, help="a run; default: %(default)s")
     parser.add_argument(
@@ -179,11 +181,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with replica_set(name="source", cache_gb=1) as source:
             with source.client() as client:
                 load = Load(
-                    options.operations, options.seed, ddl=False, namespaces=options.namespaces
+                    options.operations,
+                    options.seed,
+                    ddl=False,
+                    namespaces=options.namespaces,
+                    transactions=options.transactions,
                 )
                 load.write(client)
                 finish(client)
-            print(f"{options.operations:,} operations, namespaces: {options.namespaces}")
+            print(
+                f"{options.operations:,} operations, namespaces: {options.namespaces}, "
+                f"transactions: {options.transactions:.0%} of the batches"
+            )
             for round_trip in options.round_trips:
                 for lanes in options.lanes:
                     found = _measure(source, options, round_trip / 1000, lanes)

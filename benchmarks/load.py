@@ -54,6 +54,8 @@ class Load:
     @param namespaces: into how many collections to write; all ten where there
         is DDL.
     @param batch: how many operations to write at a time.
+    @param transactions: which part of the batches are transactions, of fewer
+        operations.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Load:
         ddl: bool = True,
         namespaces: int = 10,
         batch: int = _BATCH,
+        transactions: float = 0.1,
     ) -> None:
         self.operations = operations
         self.ddl = ddl
         self.done = 0
         self._batch = batch
+        self._transactions = transactions
         self._random = random.Random(seed)
         self._namespaces = [_Namespace(name, []) for name in _NAMESPACES[:namespaces]]
 
@@ -86,7 +90,7 @@ class Load:
             count = min(self._batch, tenth, self.operations - self.done)
             namespace = self._random.choice(self._namespaces)
             collection = self._collection(client, namespace)
-            if self._random.random() < 0.1:
+            if self._random.random() < self._transactions:
                 count = min(_TRANSACTION, count)
                 self._write_transaction(client, count)
             else:

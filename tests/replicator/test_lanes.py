@@ -200,13 +200,14 @@ class LaneApplierTests(SynchronousTestCase):
     def test_back_pressure(self) -> None:
         """The reader waits where a lane is full and busy; others may then begin."""
         (a, *_), (b, *_), _ = self.keys
-        for _ in range(1999):
+        # It begins with its share of a batch; a batch is full with a thousand.
+        for _ in range(333 + 999):
             self.successResultOf(self.give(a))
-        self.assertEqual([(name, len(keys)) for name, keys, _ in self.log], [("0", 1000)])
+        self.assertEqual([(name, len(keys)) for name, keys, _ in self.log], [("0", 333)])
         self.successResultOf(self.give(b))
         waiting = self.give(a)
         self.assertNoResult(waiting)
-        self.assertEqual(self.log[1:], [("1", [b], 2001)])
+        self.assertEqual(self.log[1:], [("1", [b], 1334)])
         self.lanes[0].land()
         self.successResultOf(waiting)
         self.assertEqual(len(self.log[2][1]), 1000)
@@ -244,7 +245,6 @@ class LaneApplierTests(SynchronousTestCase):
         self.assertEqual(self.log, [("2", [c], 1)])
         self.lanes[2].land()
         self.successResultOf(waiting)
-        self.assertEqual(self.moves, [1])
         # What comes behind it may go with it.
         self.successResultOf(self.give(c))
         self.successResultOf(self.submit())
@@ -256,6 +256,38 @@ class LaneApplierTests(SynchronousTestCase):
         self.successResultOf(waiting)
         self.assertEqual(self.log[2:], [("2", [c], 4)])
         self.assertEqual(self.applier.checkpoint.position, 3)
+        self.assertEqual((self.applier.checkpoint.count, self.moves), (3, []))
+        draining = self.drain()
+        self.lanes[2].land()
+        self.successResultOf(draining)
+        self.assertEqual((self.applier.checkpoint.count, self.moves), (5, [4]))
+
+    def test_count(self) -> None:
+        """What lanes have applied is counted even if the last batch is another one's."""
+        (a, *_), (b, *_), _ = self.keys
+        self.successResultOf(self.give(a))
+        waiting = self.give(a, b)
+        self.lanes[0].land()
+        self.successResultOf(waiting)
+        draining = self.drain()
+        self.alone.land()
+        self.successResultOf(draining)
+        self.assertEqual((self.applier.checkpoint.count, self.moves), (3, [2]))
+
+    def test_count_while_idle(self) -> None:
+        """So it is where nothing more comes."""
+        (a, *_), (b, *_), _ = self.keys
+        self.successResultOf(self.give(a))
+        waiting = self.give(a, b)
+        self.lanes[0].land()
+        self.successResultOf(waiting)
+        self.successResultOf(self.submit())
+        self.alone.land()
+        self.assertEqual(self.applier.checkpoint.count, 2)
+        self.clock.advance(1.1)
+        for _ in range(2):
+            self.successResultOf(self.submit())
+        self.assertEqual((self.applier.checkpoint.count, self.moves), (3, [2]))
 
     def test_many_transactions(self) -> None:
         """Where they are close together, lanes are not tried between them."""

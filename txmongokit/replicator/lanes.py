@@ -39,6 +39,8 @@ _ADVANCE = 1.0
 _MOST_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 8 * 1024 * 1024
 _BATCH_OPERATIONS = 1000
+# A lane that is idle begins with so many, or with its share of a whole batch.
+_FEWEST_OPERATIONS = 100
 # Where a namespace's operations go, besides the number of a lane.
 _BY_KEY, _ALONE = -1, -2
 # Names that have a lane as a whole are forgotten beyond so many.
@@ -148,6 +150,7 @@ class LaneApplier:
         self._version = 0 if collections is None else collections.version
         self._routes: dict[str, int] = {}
         self._batch_bytes = min(_BATCH_BYTES, _MOST_BYTES // (2 * len(self._lanes)))
+        self._enough = max(_FEWEST_OPERATIONS, _BATCH_OPERATIONS // len(self._lanes))
         for lane in self._lanes:
             lane.batch = self._new_batch()
         self._bytes = 0
@@ -267,7 +270,8 @@ class LaneApplier:
                 "of it may have been applied by the run before, which divided them otherwise: go "
                 "on with the release of txmongokit that ran then, or copy the data anew"
             )
-        await self._drain_lanes(whole=False)
+        # The main checkpoint passes what lanes have applied with the batch itself.
+        await self._land()
         self._alone = True
         self._barriers = 1
         self._single.add_all(operations, position)
@@ -330,7 +334,7 @@ class LaneApplier:
             lane.floor = self._reached
         batch.add(operation)
         self._bytes += operation.size
-        if batch.full:
+        if batch.full or (lane.flight is None and batch.count >= self._enough):
             self._full = lane
 
     def reach(self, position: int, term: int) -> bool:
@@ -393,7 +397,7 @@ class LaneApplier:
         self.progress.applied += batch.count
         if self._closed or self._failure is not None:
             return
-        if lane.due or lane.batch.full:
+        if lane.due or lane.batch.full or lane.batch.count >= self._enough:
             self._start(lane)
         self._advance_if_due()
         self._tell()
@@ -427,22 +431,27 @@ class LaneApplier:
         """
         self._check()
         await self._single.drain(whole=whole)
-        if not self._alone:
-            await self._drain_lanes(whole=whole)
-        elif not self._single.collected:
+        if self._alone and not self._single.collected:
             self._alone = False
             self._barriers = 0
+        if not self._alone:
+            await self._drain_lanes(whole=whole)
 
-    async def _drain_lanes(self, *, whole: bool) -> None:
-        """All lanes write what they have, then the main checkpoint moves."""
+    async def _land(self) -> None:
+        """All lanes write what they have."""
         await self._single.drain()
         self._full = None
         self._start_all()
         while self._flying or self._bytes or self._advancing:
             await self._something()
         self._check()
-        position, term = self._reached
-        if position > self.checkpoint.position and (whole or self._figures() != self.layout):
+
+    async def _drain_lanes(self, *, whole: bool) -> None:
+        """All lanes write what they have, then the main checkpoint moves."""
+        await self._land()
+        main = self.checkpoint
+        position, term = max(self._reached, (main.position, main.term))
+        if self._figures() != self.layout or (whole and position > main.position):
             await self._advance(position, term)
 
     def _figures(self) -> Layout:
@@ -457,11 +466,14 @@ class LaneApplier:
         """Let the main checkpoint follow, in the background."""
         if self._advancing or self._closed or self._failure is not None:
             return
-        position, term = self._complete()
-        if position <= self.checkpoint.position:
+        main = self.checkpoint
+        position, term = max(self._complete(), (main.position, main.term))
+        idle = not self._flying and not self._bytes
+        changed = self._figures() != self.layout
+        if position == main.position and not (idle and changed):
             return
         waited = self._reactor.seconds() - self._last_advance
-        if waited < _ADVANCE or (waited < IDLE_ADVANCE and self._figures() == self.layout):
+        if waited < (_ADVANCE if changed else IDLE_ADVANCE):
             return
         self._advancing = True
         moving = Deferred.fromCoroutine(self._advance(position, term))
