@@ -29,7 +29,7 @@ LARGEST_TRANSACTION = 256 * 1024 * 1024
 
 # How many entries are prepared before answers from the destination are seen
 # to.
-_SLICE = 32
+_SLICE = 128
 
 
 class SchemaChanges(Protocol):
