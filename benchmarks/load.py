@@ -26,6 +26,7 @@ Statement: TypeAlias = InsertOne[dict[str, Any]] | UpdateOne | DeleteOne
 
 _NAMESPACES = tuple(f"{database}.{name}" for database in ("app", "shop") for name in "abcde")
 _BATCH = 500
+_KINDS = (InsertOne, UpdateOne, DeleteOne)
 _TRANSACTION = 20
 _FINISHED = ("app", "finished")
 _CHECKPOINTS = "txmongokit.mongosync"
@@ -54,6 +55,8 @@ class Load:
     @param namespaces: into how many collections to write; all ten where there
         is DDL.
     @param batch: how many operations to write at a time.
+    @param grouped: whether a batch's inserts, updates and deletes come
+        together: the one thread that writes manages far more of them then.
     @param transactions: which part of the batches are transactions, of fewer
         operations.
     """
@@ -65,12 +68,14 @@ class Load:
         ddl: bool = True,
         namespaces: int = 10,
         batch: int = _BATCH,
+        grouped: bool = False,
         transactions: float = 0.1,
     ) -> None:
         self.operations = operations
         self.ddl = ddl
         self.done = 0
         self._batch = batch
+        self._grouped = grouped
         self._transactions = transactions
         self._random = random.Random(seed)
         self._namespaces = [_Namespace(name, []) for name in _NAMESPACES[:namespaces]]
@@ -95,6 +100,9 @@ class Load:
                 self._write_transaction(client, count)
             else:
                 statements = [self._statement(namespace) for _ in range(count)]
+                if self._grouped:
+                    # No _id comes again: this changes no document's history.
+                    statements.sort(key=lambda each: _KINDS.index(type(each)))
                 collection.bulk_write(statements, ordered=True)
             self.done += count
             pace()

@@ -271,7 +271,8 @@ def _goal(what: str, value: float, reached: bool, wanted: str) -> bool:
 
 def _steady(client: Client, rate: int, seconds: float) -> None:
     """Write at a steady rate, a few operations at a time."""
-    load = Load(int(rate * seconds), ddl=False, batch=max(1, round(rate * _STEP_SECONDS)))
+    batch = max(1, round(rate * _STEP_SECONDS))
+    load = Load(int(rate * seconds), ddl=False, batch=batch, grouped=True)
     began = time.monotonic()
 
     def pace() -> None:
