@@ -53,7 +53,7 @@ class Batch:
         self.part = 0
         self._max_operations = max_operations
         self._max_bytes = max_bytes
-        self._operations: dict[str, list[Operation]] = {}
+        self._collected: dict[str, _Collected] = {}
         self._count = 0
 
     @property
@@ -76,14 +76,14 @@ class Batch:
         The destination's namespaces that are written to, each once, in order of
         appearance.
         """
-        return list(self._operations)
+        return list(self._collected)
 
     def operations(self) -> Iterator[Operation]:
         """
         All of them, each namespace's in the source's order.
         """
-        for operations in self._operations.values():
-            yield from operations
+        for collected in self._collected.values():
+            yield from collected.operations
 
     def reach(self, position: int, term: int) -> None:
         """
@@ -97,11 +97,10 @@ class Batch:
         Put an operation after those that are here.
         """
         namespace = operation.namespace
-        known = self._operations.get(namespace)
-        if known is None:
-            self._operations[namespace] = [operation]
-        else:
-            known.append(operation)
+        collected = self._collected.get(namespace)
+        if collected is None:
+            collected = self._collected[namespace] = _Collected(namespace)
+        collected.add(operation)
         self._count += 1
         self.bytes += operation.size
 
@@ -132,10 +131,17 @@ class Batch:
         """
         The same commands, one by one.
         """
-        kinds = _KINDS_INSERTING if plain_inserts else _KINDS
-        for namespace, operations in self._operations.items():
-            plan = _in_order if strict(namespace) else _in_phases
-            yield from plan(namespace, operations, kinds)
+        for namespace, collected in self._collected.items():
+            if strict(namespace):
+                kinds = _KINDS_INSERTING if plain_inserts else _KINDS
+                yield from _in_order(namespace, collected.operations, kinds)
+                continue
+            phases = collected.phases
+            if not plain_inserts:
+                phases = _Phases(namespace, _KINDS)
+                for operation in collected.operations:
+                    phases.add(operation)
+            yield from phases.groups()
 
 
 class LargeBatch(Batch):
@@ -204,20 +210,54 @@ def _in_order(
     return groups
 
 
-def _in_phases(
-    namespace: str, operations: list[Operation], kinds: Mapping[str, int]
-) -> list[WriteGroup]:
-    # An operation goes to the first group of its kind that is not before its
-    # document's last one.
-    groups: list[WriteGroup] = []
-    last: dict[Hashable, int] = {}
-    known = last.get
-    for operation in operations:
-        key = operation.key
-        at = known(key, 0)
-        at += (kinds[operation.form] - at) % 3
-        last[key] = at
+class _Phases:
+    """
+    Groups of one namespace: an operation goes to the first of its kind that
+    is not before its document's last one.
+    """
+
+    __slots__ = ("_groups", "_kinds", "_last", "_namespace")
+
+    def __init__(self, namespace: str, kinds: Mapping[str, int]) -> None:
+        self._namespace = namespace
+        self._kinds = kinds
+        self._groups: list[WriteGroup] = []
+        self._last: dict[Hashable, int] = {}
+
+    def add(self, operation: Operation) -> None:
+        """
+        Put an operation after those that are here.
+        """
+        key, groups = operation.key, self._groups
+        at = self._last.get(key, 0)
+        at += (self._kinds[operation.form] - at) % 3
+        self._last[key] = at
         while at >= len(groups):
-            groups.append(WriteGroup(namespace, _GROUPS[len(groups) % 3]))
+            groups.append(WriteGroup(self._namespace, _GROUPS[len(groups) % 3]))
         groups[at].append(operation)
-    return [group for group in groups if group.statements]
+
+    def groups(self) -> Iterator[WriteGroup]:
+        """
+        Those that have statements.
+        """
+        return (group for group in self._groups if group.statements)
+
+
+class _Collected:
+    """
+    A namespace's operations; and in phases already, as they are nearly always
+    wanted: the destination is not kept waiting for that.
+    """
+
+    __slots__ = ("operations", "phases")
+
+    def __init__(self, namespace: str) -> None:
+        self.operations: list[Operation] = []
+        self.phases = _Phases(namespace, _KINDS_INSERTING)
+
+    def add(self, operation: Operation) -> None:
+        """
+        Put an operation after those that are here.
+        """
+        self.operations.append(operation)
+        self.phases.add(operation)
