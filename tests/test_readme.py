@@ -55,7 +55,7 @@ class ReadmeTests(SynchronousTestCase):
         self.assertIn(self.main_job[0], screen)
         self.assertIn(self.tests[0], screen)
         self.assertIn("benchmarks/main_job.py", self.main_job[0])
-        self.assertTrue(self.tests[0].endswith("-m twisted.trial tests"))
+        self.assertTrue(self.tests[0].endswith("-m twisted.trial -j2 tests"))
 
     def test_own_environment(self) -> None:
         """

@@ -332,6 +332,13 @@ class StartTests(ArgumentsCase):
                 "'1h30m', '90s' or '24:00' (hours and minutes)",
             )
 
+    def test_end_of_options(self) -> None:
+        """
+        What argparse takes for the end of the options is no option's value.
+        """
+        for option in ("--window", "--seconds", "--from", "--ns", "--lanes"):
+            self.assertIn(f"{option} cannot be '--'", self.refused(f"{option}=--"))
+
     @given(st.text(alphabet="0123456789.:-,/ wdhms+", max_size=20) | st.text(max_size=20))
     def test_any_window(self, text: str) -> None:
         """

@@ -125,8 +125,19 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ArgumentsError(f"{message}; --help lists the options")
 
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """
+        What a command line says.
+        """
+        for each in argv:
+            name, _, value = each.partition("=")
+            if name.startswith("--") and value == "--":
+                # argparse takes it for the end of the options, and gives a list.
+                self.error(f"{name} cannot be {value!r}")
+        return self.parse_args(list(argv))
 
-def _parser(program: str) -> argparse.ArgumentParser:
+
+def _parser(program: str) -> _Parser:
     parser = _Parser(
         prog=program,
         add_help=False,
@@ -363,7 +374,7 @@ def parse(argv: Sequence[str], program: str = _OPLOG) -> Arguments:
     @raise SystemExit: C{--help} or C{--version} was given and is printed.
     """
     try:
-        return _arguments(_parser(program).parse_args(list(argv)))
+        return _arguments(_parser(program).read(argv))
     except (ArgumentsError, SelectionError) as error:
         # A URI in the wrong place is shown, too, by argparse among others.
         raise ArgumentsError(_redacted_sentence(str(error))) from None
@@ -424,7 +435,7 @@ def parse_reverse(argv: Sequence[str]) -> Arguments:
     return _parse_part(parser, argv)[1]
 
 
-def _part_of_parser(name: str, description: str) -> argparse.ArgumentParser:
+def _part_of_parser(name: str, description: str) -> _Parser:
     parser = _Parser(
         prog=f"{_OPLOG} {name}", add_help=False, allow_abbrev=False, description=description
     )
@@ -434,11 +445,11 @@ def _part_of_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _parse_part(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[Any, Arguments]:
+def _parse_part(parser: _Parser, argv: Sequence[str]) -> tuple[Any, Arguments]:
     """What was given; and the rest as it is without being given."""
     try:
-        given = parser.parse_args(list(argv))
-        found = _parser(parser.prog).parse_args(["--from", given.source, "--resume-file", "none"])
+        given = parser.read(argv)
+        found = _parser(parser.prog).read(["--from", given.source, "--resume-file", "none"])
         found.__dict__.update(vars(given))
         return given, _arguments(found)
     except (ArgumentsError, SelectionError) as error:
