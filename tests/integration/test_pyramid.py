@@ -25,6 +25,7 @@ from twisted.web.wsgi import WSGIResource
 from tests.integration.test_settings import SettingsCase, settings
 from txmongokit.database import Database
 from txmongokit.errors import ConfigurationError, DuplicateKeyError
+from txmongokit.reactorthread import reactor_thread
 from txmongokit.settings import MongoHandle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,12 @@ class PyramidTests(SettingsCase):
     """
     C{config.include("txmongokit.settings")}.
     """
+
+    def setUp(self) -> None:
+        """Trial's processes end their reactor after each test, as far as others see."""
+        super().setUp()
+        reactor_thread.cache_clear()
+        self.addCleanup(reactor_thread.cache_clear)
 
     def serve(self, configuration: dict[str, Any]) -> tuple[MongoHandle, HTTPClient]:
         """Serve the application, and a client of it."""
