@@ -23,9 +23,9 @@ from twisted.web.server import Site
 from twisted.web.wsgi import WSGIResource
 
 from tests.integration.test_settings import SettingsCase, settings
+from tests.reactorthreads import renew_reactor_thread
 from txmongokit.database import Database
 from txmongokit.errors import ConfigurationError, DuplicateKeyError
-from txmongokit.reactorthread import reactor_thread
 from txmongokit.settings import MongoHandle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,10 +82,9 @@ class PyramidTests(SettingsCase):
     """
 
     def setUp(self) -> None:
-        """Trial's processes end their reactor after each test, as far as others see."""
+        """For threads that wait."""
         super().setUp()
-        reactor_thread.cache_clear()
-        self.addCleanup(reactor_thread.cache_clear)
+        renew_reactor_thread(self)
 
     def serve(self, configuration: dict[str, Any]) -> tuple[MongoHandle, HTTPClient]:
         """Serve the application, and a client of it."""

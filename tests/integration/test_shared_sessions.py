@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.integration.visitors import Visitor
+from tests.reactorthreads import renew_reactor_thread
 from tests.websessions import Browser, SessionTestCase
 from txmongokit.web.accounts import MongoAccountStore
 from txmongokit.web.rest import SessionAPI
@@ -91,6 +92,7 @@ class EverywhereTests(SessionTestCase):
 
     async def one_login(self) -> None:
         """See L{test_one_login}."""
+        renew_reactor_thread(self)
         user, session_id = await self.logged_in()
         pages = self.serve(SessionSite(Cart(), self.another_store()))
         pages.jar = {b"session": session_id.encode()}
