@@ -89,7 +89,7 @@ def _clone(source: Deployment, destination: Deployment, tasks: int | None) -> tu
         memory = 0
         while process.poll() is None:
             memory = max(memory, _memory(process.pid))
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)  # Memory can only be sampled while it runs.
         took = time.monotonic() - began
         log.seek(0)
         text = log.read().decode(errors="replace")

@@ -185,7 +185,7 @@ def _await(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, fl
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             return usage.ru_utime + usage.ru_stime, memory
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # Between two samples of its memory; up to the deadline.
     raise TimeoutError(f"{process.args!r} was not done in time")
 
 
@@ -294,7 +294,7 @@ def _await_marks(
     while client["app"]["finished"].count_documents({}) < count:
         if process.poll() is not None or time.monotonic() > deadline:
             raise TimeoutError(f"the follower did not get to mark {count}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # Nobody tells when a document arrives; up to the deadline.
 
 
 def _lag(options: argparse.Namespace) -> bool:

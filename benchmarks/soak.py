@@ -129,8 +129,9 @@ class Churn:
                 try:
                     actions[name][1](client, draw)
                 except PyMongoError:
+                    # Counted and printed: a load meets these while primaries are killed.
                     self.refused += 1
-                    time.sleep(_REFUSED_SECONDS)
+                    time.sleep(_REFUSED_SECONDS)  # It would spin while nobody answers.
                 else:
                     with self._lock:
                         self.done[name] += 1

@@ -12,16 +12,14 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakeserver import FakeNetwork
-from tests.storage.classes import NO_CATTRS
 from txmongokit.connection import ConnectionPool
 from txmongokit.options import KEYWORDS, ClientOptions, read_client_options
 from txmongokit.testing import replica_set
@@ -259,16 +257,12 @@ class CodeBlockTests(SynchronousTestCase):
         """
         Sessions are stored, encrypted, and shared by twisted.web's sites and Klein's.
         """
-        if find_spec("klein") is None:
-            raise SkipTest("Klein is not installed (extra txmongokit[klein])")
         self.runs("sessions")
 
     def test_sessions_cherrypy(self) -> None:
         """
         CherryPy's sessions count visits, under its own server and Twisted's.
         """
-        if find_spec("cherrypy") is None:
-            raise SkipTest("CherryPy is not installed (extra txmongokit[cherrypy])")
         self.runs("sessions-cherrypy")
 
     def test_sessions_rest(self) -> None:
@@ -313,8 +307,6 @@ class CodeBlockTests(SynchronousTestCase):
         """
         Documents of classes are kept and found as the guide asserts.
         """
-        if NO_CATTRS:
-            raise SkipTest(NO_CATTRS)
         self.runs("storage")
 
     def test_types(self) -> None:

@@ -44,7 +44,7 @@ class RowTests(ExecutorTestCase):
                 self.places.append(transport)
             return answer(transport, body)
 
-        self.server.answer = noted  # type: ignore[method-assign]  # to look on
+        self.server.answer = noted  # type: ignore[method-assign]  # one server's, to note who asks
 
     def test_sent_ahead(self) -> None:
         """None waits for the reply to the one before it; they share one connection."""

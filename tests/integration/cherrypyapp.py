@@ -51,7 +51,7 @@ class Application:
     def add(self, name: str = "count", pause: str = "0") -> str:
         """One more, and perhaps much later."""
         before = cherrypy.session.get(name, 0)
-        time.sleep(float(pause))
+        time.sleep(float(pause))  # The page is slow on purpose: others come in between.
         cherrypy.session[name] = before + 1
         return str(before + 1)
 

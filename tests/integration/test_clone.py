@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 from bson import (
@@ -83,6 +84,11 @@ class CloneCase(SynchronousTestCase):
         for name in self.here.list_database_names():
             if name not in ("admin", "config", "local"):
                 self.assertEqual(described(self.here, name), described(self.there, name))
+
+    def has_more_than(self, count: int) -> bool:
+        """Whether the destination has more documents than that."""
+        there: int = self.there["app"]["a"].estimated_document_count()
+        return there > count
 
     def phase(self) -> Any:
         """In which phase the clone is."""
@@ -481,7 +487,7 @@ class MeanwhileTests(CloneCase):
         draw = random.Random(4)
         for _ in range(4):
             process = self.started(*_CLONE, "--clone-tasks", "3")
-            time.sleep(draw.uniform(0.0, 0.8))
+            time.sleep(draw.uniform(0.0, 0.8))  # A kill at a random moment is the test.
             process.send_signal(signal.SIGKILL)
             process.communicate()
         self.finish(writer)
@@ -584,12 +590,7 @@ class DeploymentTests(CloneCase):
         process = self.pair.start(*_CLONE, "--clone-tasks", "2")
         for deployment in (self.pair.destination, self.pair.source):
             before = self.there["app"]["a"].estimated_document_count()
-            wait_for(
-                lambda before=before: (  # type: ignore[misc]
-                    self.there["app"]["a"].estimated_document_count() > before
-                ),
-                "some documents",
-            )
+            wait_for(partial(self.has_more_than, before), "some documents")
             self.assertEqual(self.phase(), "copy")
             deployment.step_down()
         output, _ = process.communicate(timeout=60)

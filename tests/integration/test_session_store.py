@@ -9,10 +9,8 @@ import random
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest import skipIf
 
 from bson import ObjectId
 from twisted.internet.defer import Deferred, gatherResults
@@ -331,7 +329,6 @@ class CodecTests(SessionTestCase):
     Codecs and ciphers.
     """
 
-    @skipIf(find_spec("jaraco.modb") is None, "needs jaraco.modb: the extra txmongokit[modb]")
     def test_modb(self) -> Deferred[None]:
         """With jaraco.modb objects of any class come back, encrypted or not."""
         return Deferred.fromCoroutine(self.modb())

@@ -210,7 +210,7 @@ class DifferenceTests(SynchronousTestCase):
         while process.poll() is None:
             lines = status.read_text(encoding="ascii").splitlines()
             most = max([most, *(int(line.split()[1]) for line in lines if "VmHWM" in line)])
-            time.sleep(0.02)
+            time.sleep(0.02)  # Memory can only be sampled while it runs.
         output, _ = process.communicate()
         self.assertEqual(process.returncode, 0, output)
         self.assertLess(most, 200 * 1024)

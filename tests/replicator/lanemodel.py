@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import bson
@@ -232,7 +233,7 @@ class Run:
         for number in numbers:
             seq = there.lanes[number].seq + 1 if number in there.lanes else 0
             fresh = replace(main, seq=seq, count=0)
-            await there.step(self, lambda n=number, c=fresh: there.lanes.update({n: c}))  # type: ignore[misc]
+            await there.step(self, partial(there.lanes.update, {number: fresh}))
             made.append(fresh)
         return made
 

@@ -26,8 +26,8 @@ async def by_key(storage: StorageAdapter) -> None:
     assert_type(await storage.delete(1), bool)
     assert_type(await storage.clear(), int)
     key: Any = await storage.save(Person("Ada"))
-    await storage.get("Person", key)  # type: ignore[arg-type]
-    wrong: Film = await storage.get(Person, 1)  # type: ignore[arg-type]
+    await storage.get("Person", key)  # type: ignore[arg-type]  # a name is no class
+    wrong: Film = await storage.get(Person, 1)  # type: ignore[arg-type]  # it is a Person
     del wrong
 
 
@@ -49,14 +49,14 @@ async def by_query(storage: StorageAdapter) -> None:
     assert_type(storage.find(Note), QueryAdapter[Note])
     assert_type(storage.find(doc_class=Note, text="x"), QueryAdapter[Note])
     assert_type(await storage.find(name="x"), list[dict[str, Any]])
-    people["name"]  # type: ignore[call-overload]
-    for person in people:  # type: ignore[misc]
+    people["name"]  # type: ignore[call-overload]  # slices and numbers alone
+    for person in people:  # type: ignore[misc]  # it is asynchronous
         del person
-    people.order_by(5)  # type: ignore[arg-type]
+    people.order_by(5)  # type: ignore[arg-type]  # names alone
 
 
 async def with_storage() -> None:
     """A storage is its own context."""
     async with StorageAdapter(database="a", collection="b") as storage:
         assert_type(storage, StorageAdapter)
-    StorageAdapter("localhost")  # type: ignore[call-arg]
+    StorageAdapter("localhost")  # type: ignore[call-arg]  # by keyword alone
