@@ -7,6 +7,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pymongo.operations import InsertOne
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,15 +19,6 @@ from tests.fakeserver import FakeNetwork
 from txmongokit._net.tracing import TracingOptions, make_tracing, tracing_options
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import AutoReconnect, ConfigurationError
-
-_ABSENT: str | None = None
-try:
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-except ImportError:
-    _ABSENT = "there is no OpenTelemetry SDK"
 
 ENABLED = "OTEL_PYTHON_INSTRUMENTATION_MONGODB_ENABLED"
 LENGTH = "OTEL_PYTHON_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH"
@@ -113,8 +108,6 @@ class AbsenceTests(SynchronousTestCase):
 
 class ScriptedTests(SynchronousTestCase):
     """What no server that can be had does, or does on demand."""
-
-    skip = _ABSENT
 
     def setUp(self) -> None:
         """A server, and a client whose spans are kept."""

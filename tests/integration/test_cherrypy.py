@@ -10,7 +10,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from fractions import Fraction
-from importlib.util import find_spec
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -49,9 +48,6 @@ class SwappedTests(SharedTestCase):
     """
     The options of C{jaraco.mongodb.sessions.Session}, on this class.
     """
-
-    if find_spec("cherrypy") is None or find_spec("jaraco.modb") is None:
-        skip = "needs CherryPy and jaraco.modb: the extras cherrypy and modb"
 
     def test_swapped(self) -> Deferred[None]:
         """A database's handle, a codec for objects, and the rest of the dictionary's ways."""
@@ -104,8 +100,6 @@ class CherryPyTests(SynchronousTestCase):
     """
 
     server = "cherrypy"
-    if find_spec("cherrypy") is None:
-        skip = "CherryPy is not installed (extra txmongokit[cherrypy])"
 
     def setUp(self) -> None:
         """No sessions."""

@@ -5,9 +5,19 @@ Sessions of Klein, over real connections and on a real server.
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import Any
 
+from klein import Authorization, Klein, Requirer, SessionProcurer
+from klein.interfaces import (
+    ISession,
+    ISessionProcurer,
+    ISessionStore,
+    ISimpleAccount,
+    ISimpleAccountBinding,
+    NoSuchSession,
+    SessionMechanism,
+    TooLateForCookies,
+)
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.web.resource import Resource
@@ -17,27 +27,8 @@ from zope.interface.verify import verifyObject
 
 from tests.websessions import HOSTILE_COOKIES, Browser, SessionTestCase
 from txmongokit.web.accounts import MongoAccountStore
+from txmongokit.web.klein import IStoredSession, KleinSessionProcurer, KleinSessionStore
 from txmongokit.web.site import SessionSite
-
-HAS_KLEIN = find_spec("klein") is not None
-if HAS_KLEIN:
-    from klein import Authorization, Klein, Requirer, SessionProcurer
-    from klein.interfaces import (
-        ISession,
-        ISessionProcurer,
-        ISessionStore,
-        ISimpleAccount,
-        ISimpleAccountBinding,
-        NoSuchSession,
-        SessionMechanism,
-        TooLateForCookies,
-    )
-
-    from txmongokit.web.klein import (
-        IStoredSession,
-        KleinSessionProcurer,
-        KleinSessionStore,
-    )
 
 
 class IAdministrator(Interface):
@@ -87,9 +78,6 @@ class KleinTests(SessionTestCase):
     """
     L{txmongokit.web.klein}.
     """
-
-    if not HAS_KLEIN:
-        skip = "needs Klein: the extra txmongokit[klein]"
 
     def setUp(self) -> None:
         """Make an application with accounts."""

@@ -5,7 +5,6 @@ One login, made through Klein, in everything else that has sessions.
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import Any
 
 from twisted.internet import reactor
@@ -20,8 +19,6 @@ from tests.websessions import Browser, SessionTestCase
 from txmongokit.web.accounts import MongoAccountStore
 from txmongokit.web.rest import SessionAPI
 from txmongokit.web.site import SessionSite
-
-HAS_BOTH = find_spec("klein") is not None and find_spec("cherrypy") is not None
 
 
 class Cart(Resource):
@@ -57,9 +54,6 @@ class EverywhereTests(SessionTestCase):
     """
     Klein, L{twisted.web}, CherryPy and REST with one collection.
     """
-
-    if not HAS_BOTH:
-        skip = "needs Klein and CherryPy: the extras klein and cherrypy"
 
     async def logged_in(self) -> tuple[str, str]:
         """The ids of an account and of its session, which Klein has made."""

@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from tests.deployments import SharedTestCase, server_version, shared_set
 from tests.storage.classes import (
-    NO_CATTRS,
     Address,
     Book,
     Colour,
@@ -402,8 +401,6 @@ class ClassTests(StorageTestCase):
     """
     Dataclasses, attrs classes and pydantic's models.
     """
-
-    skip = NO_CATTRS
 
     def test_round_trips(self) -> Deferred[None]:
         """Instances come back as they were, by each way there is."""

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pymongo.operations import DeleteMany, DeleteOne, InsertOne
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
@@ -13,14 +17,6 @@ from twisted.trial.unittest import TestCase
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from txmongokit.testing import replica_set
-
-try:
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-except ImportError:
-    skip = "there is no OpenTelemetry SDK"
 
 
 class TracingTests(TestCase):

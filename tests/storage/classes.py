@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from importlib.util import find_spec
 from typing import Annotated, Any, Generic, TypedDict, TypeVar
 
 import attrs
@@ -18,7 +17,6 @@ from bson.objectid import ObjectId
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 __all__ = [
-    "NO_CATTRS",
     "Address",
     "Book",
     "Box",
@@ -34,8 +32,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-NO_CATTRS = None if find_spec("cattrs") else "needs cattrs: pip install 'txmongokit[storage]'"
 
 
 class Note(dict[str, Any]):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
 from tests.fakeserver import FakeNetwork
-from tests.storage.classes import NO_CATTRS, Film, Note, Person
+from tests.storage.classes import Film, Note, Person
 from tests.storage.stand import scripted
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
@@ -333,8 +333,6 @@ class ConvertedTests(SynchronousTestCase):
     """
     The same with classes that declare their fields.
     """
-
-    skip = NO_CATTRS
 
     def test_get_or_create(self) -> None:
         """The class's defaults are part of what is created, and its values of what is found."""

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.classes import (
-    NO_CATTRS,
     Address,
     Book,
     Box,
@@ -149,8 +148,6 @@ class ConvertedTests(SynchronousTestCase):
     """
     Dataclasses, attrs classes and pydantic's models.
     """
-
-    skip = NO_CATTRS
 
     def round_trip(self, instance: Any, **options: Any) -> dict[str, Any]:
         """What is stored of an instance, which is then what is read."""

@@ -5,7 +5,6 @@ L{tests.integration.test_cherrypy}.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from pymongo import MongoClient
@@ -15,16 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txmongokit.errors import ConfigurationError, InvalidURI
 
-CHERRYPY = "CherryPy is not installed (extra txmongokit[cherrypy])"
-
 
 class OptionTests(SynchronousTestCase):
     """
     What C{tools.sessions} is told.
     """
-
-    if find_spec("cherrypy") is None:
-        skip = CHERRYPY
 
     def refusal(self, kind: type[Exception], **options: Any) -> str:
         """What is said of options."""
@@ -67,8 +61,6 @@ class AwayTests(TestCase):
     """
 
     timeout = 30
-    if find_spec("cherrypy") is None:
-        skip = CHERRYPY
 
     def test_away(self) -> Deferred[None]:
         """Sessions are not available: an answer for people, not a traceback."""

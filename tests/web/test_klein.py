@@ -5,9 +5,9 @@ L{tests.integration.test_klein_sessions} has the rest.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
+from klein.interfaces import NoSuchSession, SessionMechanism, TooLateForCookies
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,22 +17,14 @@ from tests.web.test_store import ID, MATCHED, MISSED, NOW, stored
 from txmongokit.database import Database
 from txmongokit.errors import AutoReconnect
 from txmongokit.web.errors import SessionConflict
+from txmongokit.web.klein import KleinSessionProcurer, KleinSessionStore
 from txmongokit.web.store import MongoSessionStore
-
-HAS_KLEIN = find_spec("klein") is not None
-if HAS_KLEIN:
-    from klein.interfaces import NoSuchSession, SessionMechanism, TooLateForCookies
-
-    from txmongokit.web.klein import KleinSessionProcurer, KleinSessionStore
 
 
 class KleinTestCase(SynchronousTestCase):
     """
     A store at noon.
     """
-
-    if not HAS_KLEIN:
-        skip = "needs Klein: the extra txmongokit[klein]"
 
     def kept(self, *replies: Script) -> Any:
         """A store of Klein's kind."""
