@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import bson
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -189,6 +190,16 @@ class ConnectionMadeTests(SynchronousTestCase):
         protocol.close()
         self.failureResultOf(waiting, AutoReconnect)
         self.assertEqual(repr(protocol), "<MongoProtocol a:1 closed>")
+
+    def test_long_messages(self) -> None:
+        """A socket of Twisted's takes a long message at once, where the system does."""
+
+        class Descriptor(TCPTransport):
+            SEND_LIMIT = FileDescriptor.SEND_LIMIT
+
+        transport = Descriptor()
+        MongoProtocol().makeConnection(transport)
+        self.assertGreater(transport.SEND_LIMIT, FileDescriptor.SEND_LIMIT)
 
 
 class RequestTests(ConnectedTestCase):

@@ -28,8 +28,10 @@ from txmongokit.types import Address, ConnectionInfo, Document, format_address
 __all__ = ["MongoProtocol"]
 
 _UNKNOWN: Address = ("unknown server", None)
-# Bytes at once; Twisted's 64 KiB cost a turn of the reactor each.
+# Bytes at once; Twisted's 64 KiB (128, of what is sent) cost a turn of the
+# reactor each, and what keeps the reactor busy comes in between.
 _LONG_READ = 1 << 18
+_LONG_WRITE = 1 << 20
 
 # The system's default is to ask a silent peer after two hours.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 9))
@@ -312,6 +314,8 @@ class MongoProtocol(Protocol):
             )
         if hasattr(transport, "bufferSize"):
             self.exchange.on_long = self._read_more_at_once
+        if hasattr(transport, "SEND_LIMIT"):
+            transport.SEND_LIMIT = _LONG_WRITE
         if ITCPTransport.providedBy(transport):
             try:
                 transport.setTcpNoDelay(True)

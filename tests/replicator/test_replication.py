@@ -331,6 +331,18 @@ class ReplicationTests(SynchronousTestCase):
             self.log, [("batch", 1000, 1000), ("batch", 1000, 2000), ("batch", 501, 2501)]
         )
 
+    def test_sent_first(self) -> None:
+        """Nothing is prepared before the reactor has seen to its connections."""
+        self.writer.holding = True
+        self.run_until()
+        self.tailer.put(*(entry(second) for second in range(1, 1101)))
+        self.assertEqual(self.replication.progress.read, at(1000))
+        # The reactor makes the first of these calls before it sends anything.
+        for more in (False, True):
+            call = self.clock.calls.pop(0)
+            call.func(*call.args, **call.kw)
+            self.assertEqual(self.replication.progress.read > at(1000), more)
+
     def test_back_pressure(self) -> None:
         """While one batch is written one more is collected, and no third."""
         self.writer.holding = True

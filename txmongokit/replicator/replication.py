@@ -183,7 +183,7 @@ class Replication:
             if not number % _SLICE and applier.busy:
                 # What is under way takes several commands: the next of them
                 # is not to wait until this is prepared.
-                await deferLater(self._reactor, 0.0, lambda: None)
+                await self._turn()
             entry = parse_entry(raw)
             if until is not None and entry.ts > until:
                 return True
@@ -208,7 +208,22 @@ class Replication:
                 await self._take_command(entry)
             if applier.reach(entry.ts, entry.term):
                 await applier.submit()
+                await self._send()
         return False
+
+    async def _send(self) -> None:
+        """
+        Have what was begun sent before more is prepared, or the destination
+        waits for that: the reactor makes the calls that are due first, and
+        sees to its connections then.
+        """
+        for _ in range(2):
+            if self.applier.busy:
+                await self._turn()
+
+    def _turn(self) -> Deferred[None]:
+        """Let the reactor do what there is to do."""
+        return deferLater(self._reactor, 0.0, lambda: None)
 
     async def _take_command(self, entry: OplogEntry) -> None:
         operations = await source_transaction(entry, self._tailer.entry_at)
