@@ -11,16 +11,25 @@ from typing import Any, NoReturn
 
 import bson
 from bson import json_util
+from bson.binary import UuidRepresentation
+from bson.code import Code
+from bson.codec_options import CodecOptions
+from bson.dbref import DBRef
 from bson.errors import BSONError
 from bson.json_util import DatetimeRepresentation, JSONMode, JSONOptions
 
 __all__ = ["BodyError", "read_document", "show_document"]
 
-_OPTIONS: JSONOptions = JSONOptions(
+# UUIDs are read as bytes of their kind, so that those of the older kind stay what they are.
+_READ: JSONOptions = JSONOptions(
     json_mode=JSONMode.RELAXED,
     datetime_representation=DatetimeRepresentation.ISO8601,
     tz_aware=True,
     tzinfo=UTC,
+)
+_SHOWN: JSONOptions = _READ.with_options(uuid_representation=UuidRepresentation.STANDARD)
+_STORED: CodecOptions[dict[str, Any]] = CodecOptions(
+    uuid_representation=UuidRepresentation.STANDARD
 )
 # Below what servers take, and far below what the parser does.
 _DEEPEST = 64
@@ -40,14 +49,14 @@ def _no_constant(name: str) -> NoReturn:
 
 def read_document(raw: bytes) -> dict[str, Any]:
     """
-    Read a document that can be stored.
+    Read a document that can be stored, and read again.
 
     @raise BodyError: it is no JSON in UTF-8, no object, nested too deeply, or
         has values that BSON cannot have.
     """
     try:
         found = json_util.loads(
-            raw.decode("utf-8"), json_options=_OPTIONS, parse_constant=_no_constant
+            raw.decode("utf-8"), json_options=_READ, parse_constant=_no_constant
         )
     except RecursionError:
         raise _too_deep() from None
@@ -63,15 +72,19 @@ def read_document(raw: bytes) -> dict[str, Any]:
     else:
         raise _too_deep()
     try:
-        bson.encode(found)
+        bson.decode(bson.encode(found), _STORED)
     except _WRONG:
         raise BodyError("the body has a name or value that BSON cannot have") from None
     return found
 
 
 def _inside(value: Any) -> list[Any]:
+    if isinstance(value, DBRef):
+        value = value.as_doc()
+    elif isinstance(value, Code):
+        value = [value.scope]
     values = value.values() if isinstance(value, Mapping) else value
-    return [each for each in values if isinstance(each, Mapping | list)]
+    return [each for each in values if isinstance(each, Mapping | list | DBRef | Code)]
 
 
 def _too_deep() -> BodyError:
@@ -82,4 +95,4 @@ def show_document(document: Mapping[str, Any]) -> bytes:
     """
     A document as a line of JSON.
     """
-    return json_util.dumps(document, json_options=_OPTIONS).encode() + b"\n"
+    return json_util.dumps(document, json_options=_SHOWN).encode() + b"\n"
