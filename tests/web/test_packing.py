@@ -7,7 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import bson
+from bson.code import Code
 from bson.codec_options import DEFAULT_CODEC_OPTIONS as OPTIONS
+from bson.dbref import DBRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -49,6 +51,23 @@ class PackingTests(SynchronousTestCase):
         data = {"x": [{"$ref": "users", "$id": 1, "$db": "admin"}]}
         self.assertEqual(unpack(pack(data, OPTIONS), OPTIONS), data)
 
+    def test_inside_references(self) -> None:
+        """What is in a reference, or in the scope of code, has harmless keys as well."""
+        hostile: dict[str, Any] = {"a.b": [{"$set": 1}], "$where": "1"}
+        data = {
+            "reference": DBRef("users", dict(hostile), "admin", **hostile),
+            "plain": DBRef("users", 1),
+            "code": Code("f", dict(hostile)),
+            "bare": Code("f"),
+        }
+        packed = pack(data, OPTIONS)
+        self.assertEqual(unpack(packed, OPTIONS), data)
+        stored = bson.decode(packed)
+        fields = stored["reference"].as_doc()
+        self.assertEqual([*fields], ["$ref", "$id", "$db", "a%2Eb", "%24where"])
+        for inside in (fields["$id"], fields["a%2Eb"], stored["code"].scope):
+            self.assertFalse(set("".join(keys_in(inside))) & set(".$"))
+
     def test_data_is_left_alone(self) -> None:
         """Packing changes nothing of what it is given."""
         inner = {"a.b": (1, 2)}
@@ -73,6 +92,10 @@ class PackingTests(SynchronousTestCase):
             ({"a": "secret\ud800"}, "UnicodeEncodeError"),
             ({"a": deep}, "nested 100 deep"),
             (endless, "nested 100 deep"),
+            ({"a": DBRef("c", deep)}, "nested 100 deep"),
+            ({"a": DBRef("c", 1, more=deep)}, "nested 100 deep"),
+            ({"a": Code("f", {"a": deep})}, "nested 100 deep"),
+            ({"a": DBRef("c", {("secret",): 1})}, "must be strings, not tuple"),
         ]
         for data, told in cases:
             error = self.assertRaises(InvalidSessionData, pack, data, OPTIONS)

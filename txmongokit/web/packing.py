@@ -5,11 +5,13 @@ What becomes of a session's data on the way to the database and back.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bson
+from bson.code import Code
 from bson.codec_options import CodecOptions
+from bson.dbref import DBRef
 from bson.errors import BSONError
 
 from txmongokit.web.errors import InvalidSessionData, SessionUnreadable
@@ -51,7 +53,26 @@ def _escaped(value: Any, depth: int = 0) -> Any:
         items = [_escaped(each, depth + 1) for each in value]
         same = all(new is old for new, old in zip(items, value, strict=True))
         return value if same else items
+    if isinstance(value, (DBRef, Code)):
+        return _with_inside(value, lambda inner: _escaped(inner, depth + 1))
     return value
+
+
+def _with_inside(value: DBRef | Code, change: Callable[[Any], Any]) -> DBRef | Code:
+    """
+    A reference, or code, with what is in it changed; itself where nothing is.
+    """
+    if isinstance(value, Code):
+        scope = change(value.scope)
+        return value if scope is value.scope else Code(str(value), scope)
+    # Its document is what is stored, whatever its attributes are.
+    rest = value.as_doc()
+    collection, identifier = rest.pop("$ref"), rest.pop("$id")
+    database = rest.pop("$db", None)
+    pointed, more = change(identifier), change(rest)
+    if pointed is identifier and more is rest:
+        return value
+    return DBRef(collection, pointed, database, more)
 
 
 def _unescaped(value: Any) -> Any:
@@ -62,6 +83,8 @@ def _unescaped(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [_unescaped(each) for each in value]
+    if isinstance(value, (DBRef, Code)):
+        return _with_inside(value, _unescaped)
     return value
 
 
