@@ -64,12 +64,14 @@ class SessionCipherTests(SynchronousTestCase):
         self.assertEqual(SessionCipher({"only": SessionCipher.new_key()}).newest, "only")
 
     def test_refusals(self) -> None:
-        """Unsuitable keys are named, and never shown."""
+        """Unsuitable keys are told by their number, and never shown, be it as a name."""
         cases: list[tuple[Any, Any, str]] = [
             ({}, None, "needs a key"),
-            ({"a b": OLD}, None, "name has"),
-            ({"a": OLD[:5]}, None, "the key a must be"),
-            ({"a": "x" * 32}, None, "the key a must be"),
+            ({"a b": OLD}, None, "name of key 1 must be"),
+            ({"a": OLD[:5]}, None, "key 1 must be"),
+            ({"a": OLD, "b": "x" * 32}, None, "key 2 must be"),
+            ({"swapped-key": b"prod"}, None, "key 1 must be"),
+            ({"swapped+key": b"prod"}, None, "name of key 1 must be"),
             ({"a": OLD, "b": NEW}, None, "one of the keys: a, b"),
             ({"a": OLD}, "c", "one of the keys: a"),
         ]
@@ -77,6 +79,7 @@ class SessionCipherTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, SessionCipher, keys, newest)
             self.assertIn(told, str(error))
             self.assertNotIn("\\x01", str(error))
+            self.assertNotRegex(str(error), "swapped.key")
 
     def test_repr(self) -> None:
         """It shows names, no keys."""

@@ -39,7 +39,9 @@ class SessionCipher:
     What is encrypted is bound to its session, to that session's user and to
     whether it is confidential: the server, or whoever writes to the database,
     can neither read nor change it, nor hand it to another session or user.
-    They can delete it, and put an older state of the same session back.
+    They can delete it, and put an older state of the same session back; and,
+    as long as the cipher accepts plain sessions, plant some of their own with
+    whatever data and user they like.
 
     To change keys, give the new one to every web server as an additional key,
     then make it the newest, then run
@@ -49,8 +51,8 @@ class SessionCipher:
     @param keys: 16, 24 or 32 random bytes for each name; see L{new_key}.
     @param newest: the name of the key that encrypts; may be left out where
         there is one key.
-    @param accepts_plain: whether sessions are read that are not encrypted,
-        until C{rotate} has run.
+    @param accepts_plain: whether sessions are read that are not encrypted:
+        until C{rotate} has run, and no longer.
 
     @raise ValueError: there is no key, or one that is unsuitable, or none
         of the newest's name.
@@ -68,14 +70,15 @@ class SessionCipher:
                 "a cipher needs a key: SessionCipher({'name': SessionCipher.new_key()})"
             )
         given: Mapping[Any, Any] = keys
-        for name, key in given.items():
+        for number, (name, key) in enumerate(given.items(), 1):
+            # By its number: who has swapped the two has the key for a name.
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"a key's name has 1 to 64 letters, digits, dots, hyphens and underscores, "
-                    f"not {name!r}"
+                    f"the name of key {number} must be 1 to 64 letters, digits, dots, hyphens "
+                    "and underscores"
                 )
             if not isinstance(key, bytes) or len(key) not in _KEY_SIZES:
-                raise ValueError(f"the key {name} must be 16, 24 or 32 bytes")
+                raise ValueError(f"key {number} must be 16, 24 or 32 bytes")
         if newest is None and len(keys) == 1:
             (newest,) = keys
         if newest is None or newest not in keys:

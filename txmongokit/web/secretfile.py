@@ -69,14 +69,16 @@ def read_cipher(path: str) -> ISessionCipher:
         try:
             # Of both alphabets that there are.
             key = base64.b64decode(text.strip().translate(_URL_SAFE), validate=True)
+            if name.decode("latin-1") in keys:
+                raise ValueError("a name twice")
+            keys[name.decode("latin-1")] = key
+            SessionCipher(keys, name.decode("latin-1"))
         except ValueError:
-            key = b""
-        if not key or name.decode("latin-1") in keys:
+            # By its place alone: what is in the place of a name may be the key.
             raise SecretFileError(
-                f"key {number} in {path} is not a name of its own, a space and a key in base64"
-            )
-        keys[name.decode("latin-1")] = key
-    try:
-        return SessionCipher(keys, next(iter(keys), None))
-    except ValueError as error:
-        raise SecretFileError(f"the key file {path}: {error}") from None
+                f"key {number} in {path} is not a name of its own (letters, digits, dots, "
+                "hyphens, underscores), a space, and 16, 24 or 32 bytes in base64"
+            ) from None
+    if not keys:
+        raise SecretFileError(f"the key file {path} has no key: write a name and a key into it")
+    return SessionCipher(keys, next(iter(keys)))
