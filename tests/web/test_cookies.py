@@ -57,6 +57,8 @@ class SessionCookiesTests(SynchronousTestCase):
             {"name": "a b"},
             {"name": "a;b"},
             {"name": "a=b"},
+            {"name": "__Host-session"},
+            {"name": "__secure-session"},
             {"path": "shop"},
             {"path": "/a;b"},
             {"path": "/a\r\nb"},

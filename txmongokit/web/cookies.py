@@ -12,6 +12,7 @@ __all__ = ["SessionCookies", "cookie_value"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
+_PREFIXES = ("__host-", "__secure-", "__http-")
 _SAME_SITE = ("lax", "strict", "none")
 _LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 
@@ -39,7 +40,8 @@ class SessionCookies:
     C{__Host-session}, or C{__Secure-session} where there is a domain or
     another path.
 
-    @ivar name: of the one for plain connections.
+    @ivar name: of the one for plain connections, without such a prefix: for
+        browsers drop what has one and is not C{Secure}.
     @ivar path: which paths get it.
     @ivar domain: which hosts get it; by default this host alone.
     @ivar same_site: C{"lax"}, C{"strict"}, or C{"none"} for sites that are
@@ -59,6 +61,11 @@ class SessionCookies:
     def __post_init__(self) -> None:
         if not _TOKEN.fullmatch(self.name):
             raise ValueError(f"a cookie's name has letters, digits and hyphens, not {self.name!r}")
+        if self.name.lower().startswith(_PREFIXES):
+            raise ValueError(
+                "a cookie's name gets its prefix here, and has it over encrypted connections "
+                f"alone: leave it out of {self.name!r}"
+            )
         if not self.path.startswith("/") or not _ATTRIBUTE.fullmatch(self.path):
             raise ValueError(f"a cookie's path begins with a slash, unlike {self.path!r}")
         if self.domain is not None and not re.fullmatch(r"[A-Za-z0-9.-]+", self.domain):
