@@ -138,6 +138,50 @@ class LeasesTests(SynchronousTestCase):
         self.failureResultOf(lock.release(), AutoReconnect)
         self.assertEqual(len(self.of.lines), 0)
 
+    def test_no_answer(self) -> None:
+        """A lease whose time is over is lost, whatever the database is about to say."""
+        extending: Deferred[Any] = Deferred()
+        lock = self.taken(extending, MATCHED)
+        self.runner.clock.pump([1.0, 1.5])
+        self.assertFalse(lock.lost)
+        self.runner.clock.advance(0.5)
+        self.assertTrue(lock.lost)
+        extending.callback(MATCHED)  # Asked 2 s ago: it was held all the time, and is for 1 s.
+        self.assertFalse(lock.lost)
+        self.successResultOf(lock.release())
+        self.runner.clock.advance(3)
+        self.assertFalse(lock.lost)
+
+    def test_slow_grant(self) -> None:
+        """Its time begins when it is asked for."""
+        granted: Deferred[Any] = Deferred()
+        leases = self.leases(granted, *[AutoReconnect("gone")] * 3)
+        taking = Deferred.fromCoroutine(leases.take(KEY, 5))
+        self.runner.clock.advance(2)
+        granted.callback({"value": {"_id": KEY, "owner": self.owner()}, "ok": 1.0})
+        lock = self.successResultOf(taking)
+        self.assertFalse(lock.lost)
+        self.runner.clock.advance(1)
+        self.assertTrue(lock.lost)
+        self.assertEqual(self.runner.clock.getDelayedCalls(), [])
+        self.failureResultOf(lock.release(), AutoReconnect)
+
+    def test_context(self) -> None:
+        """A lease that cannot be given up is no error of the work, and hides none."""
+
+        async def work(lock: SessionLock, result: str | Exception) -> str:
+            async with lock:
+                if isinstance(result, Exception):
+                    raise result
+                return result
+
+        lock = self.taken(AutoReconnect("gone"))
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(work(lock, "done"))), "done")
+        self.assertEqual(len(self.of.lines), 0)
+        lock = self.taken(AutoReconnect("gone"))
+        self.failureResultOf(Deferred.fromCoroutine(work(lock, KeyError("x"))), KeyError)
+        self.assertEqual(len(self.of.lines), 0)
+
     def test_both_the_first(self) -> None:
         """Of two who make the document, the later asks again."""
         busy = {"value": {"_id": KEY, "owner": b"another"}, "ok": 1.0}

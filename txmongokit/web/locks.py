@@ -114,12 +114,15 @@ class SessionLock:
     What a holder writes is safe even where the lease is lost (the process was
     stopped for longer than it, or the database could not be reached): the
     store's versions see to that.
+
+    @param renewed: when the lease was asked for, or earlier.
     """
 
-    def __init__(self, leases: Leases, key: bytes, owner: bytes) -> None:
+    def __init__(self, leases: Leases, key: bytes, owner: bytes, renewed: float) -> None:
         self._leases = leases
         self._key = key
         self._owner = owner
+        self._renewed = renewed
         self._released = False
         self._lost = False
         self._renewal = Deferred.fromCoroutine(self._renew())
@@ -128,26 +131,25 @@ class SessionLock:
     @property
     def lost(self) -> bool:
         """
-        Whether the lease has ended although nobody has released it.
+        Whether the lease has ended although nobody has released it: somebody
+        else has it, or its time is over, as far as this process knows.
         """
-        return self._lost
+        if self._released:
+            return self._lost
+        return self._lost or self._leases.seconds() - self._renewed >= self._leases.lease
 
     async def _renew(self) -> None:
         leases = self._leases
-        renewed = leases.seconds()
-        while True:
+        while not self.lost:
             await leases.sleep(leases.lease / 3)
             began = leases.seconds()
             try:
-                held = await leases.extend(self._key, self._owner)
+                if await leases.extend(self._key, self._owner):
+                    self._renewed = began
+                else:
+                    self._lost = True
             except PyMongoError as error:
                 _log.warn("a session's lock was not renewed: {error!r}", error=type(error).__name__)
-                held = leases.seconds() - renewed < leases.lease
-            else:
-                renewed = began
-            if not held:
-                self._lost = True
-                return
 
     def release(self) -> Deferred[bool]:
         """
@@ -155,13 +157,14 @@ class SessionLock:
 
         @return: fires with whether it was still held.  Fails with one of
             L{txmongokit.errors} where the database cannot be told; the lease
-            then ends by itself.
+            then ends by itself, as after cancelling.
         """
         return Deferred.fromCoroutine(self._release())
 
     async def _release(self) -> bool:
         if self._released:
             return False
+        self._lost = self.lost
         self._released = True
         self._renewal.cancel()
         try:
@@ -178,7 +181,11 @@ class SessionLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.release()
+        try:
+            await self.release()
+        except PyMongoError as failed:
+            # The work that was done is done, and its error is the one that matters.
+            _ends_by_itself(failed)
 
 
 class Leases:
@@ -213,7 +220,10 @@ class Leases:
         owner = secrets.token_bytes(16)
         try:
             attempt = 0
-            while not await self._try(key, owner):
+            while True:
+                began = self.seconds()
+                if await self._try(key, owner):
+                    return SessionLock(self, key, owner, began)
                 left = deadline - self.seconds()
                 if left <= 0:
                     raise SessionLockTimeout(
@@ -225,7 +235,6 @@ class Leases:
         except BaseException:
             self.lines.leave(key)
             raise
-        return SessionLock(self, key, owner)
 
     async def _try(self, key: bytes, owner: bytes) -> bool:
         """
@@ -273,4 +282,8 @@ class Leases:
 
 def _unanswered(failure: Any) -> None:
     failure.trap(PyMongoError, CancelledError)
-    _log.info("a session's lock ends by itself: {kind}", kind=type(failure.value).__name__)
+    _ends_by_itself(failure.value)
+
+
+def _ends_by_itself(error: BaseException) -> None:
+    _log.info("a session's lock ends by itself: {kind}", kind=type(error).__name__)
