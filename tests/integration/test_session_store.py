@@ -11,8 +11,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from bson import ObjectId
+from bson import DBRef, ObjectId
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from zope.interface.verify import verifyObject
@@ -64,9 +65,11 @@ class StoreTests(SessionTestCase):
 
     async def everything_comes_back(self) -> None:
         """See L{test_everything_comes_back}."""
+        more: dict[str, Any] = {"p.q": {"$set": 1}}
         data = {
             "$set": {"a.b": 1, "$where": "1", "%24": 2},
-            "": [None, True, 1.5, 1 << 40, b"\0\xff", ObjectId()],
+            "": [None, True, 1.5, 1 << 40, b"\0\xff", ObjectId(), uuid4()],
+            "reference": DBRef("users", {"$gt": ""}, **more),
             "\0": {"$ref": "users", "$id": 1},
             "when": datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None),
         }
@@ -139,6 +142,12 @@ class StoreTests(SessionTestCase):
         self.assertEqual((await self.loaded(record.id)).expires, other.expires)
         record.data["b"] = 2
         self.assertTrue(await self.store.save(record))
+        record.lifetime = timedelta(seconds=80)
+        await self.store.save(record)
+        later = self.another_store(clock=lambda: now + timedelta(seconds=75))
+        self.assertTrue(await later.touch(other))  # It knows nothing of that.
+        self.assertEqual(other.expires - other.used, timedelta(seconds=80))
+        self.assertEqual((await self.loaded(record.id)).expires, other.expires)
 
     def test_new_ids(self) -> Deferred[None]:
         """The old id is worth nothing at once; of two who change it, one does."""
@@ -225,6 +234,33 @@ class IndexTests(SessionTestCase):
             self.assertEqual((await self.ttl(name))["expireAfterSeconds"], 0)
             await self.store.collection.drop_index(name)
 
+    def test_users_made_right(self) -> Deferred[None]:
+        """An index in the place of that for users is replaced, by its name and by its keys."""
+        return Deferred.fromCoroutine(self.users_made_right())
+
+    async def users_made_right(self) -> None:
+        """See L{test_users_made_right}."""
+        sessions = self.store.collection
+        await self.store.prepare()
+        right = (await sessions.index_information())["user_1_used_-1"]
+        wrong: list[tuple[list[tuple[str, int]], dict[str, Any]]] = [
+            ([("user", 1)], {}),
+            ([("user", 1), ("used", -1)], {}),
+            ([("user", 1), ("used", -1)], {"unique": True}),
+        ]
+        for keys, options in wrong:
+            await sessions.drop_index("user_1_used_-1")
+            await sessions.create_index(keys, name="user_1_used_-1", **options)
+            await self.store.prepare()
+            self.assertEqual((await sessions.index_information())["user_1_used_-1"], right)
+        await sessions.drop_index("user_1_used_-1")
+        await sessions.create_index(
+            right["key"], name="mine", partialFilterExpression=right["partialFilterExpression"]
+        )
+        await self.store.prepare()
+        found = await sessions.index_information()
+        self.assertEqual((found.get("mine"), found["user_1_used_-1"]), (None, right))
+
     def test_timeout_changes(self) -> Deferred[None]:
         """A shorter timeout holds for sessions that there are; a longer one from their next use."""
         return Deferred.fromCoroutine(self.timeout_changes())
@@ -304,8 +340,8 @@ class LockTests(SessionTestCase):
         dead = self.client(self.deployment.uri)
         left = await self.another_store(dead, lease=0.2).lock(identifier)
         await dead.disconnect()  # So that it can renew nothing.
-        async with await self.another_store(lease=0.2).lock(identifier) as lock:
-            await self.pool.sleep(0.5)
+        async with await self.another_store(lease=1).lock(identifier) as lock:
+            await self.pool.sleep(1.5)  # So that it must have been renewed.
             self.assertFalse(lock.lost)
             await self.error_of(left.release())
             self.assertTrue(left.lost)
@@ -319,7 +355,9 @@ class LockTests(SessionTestCase):
         """See L{test_lost}."""
         lock = await self.another_store(lease=0.15).lock(self.store.new_record().id)
         await self.store.collection["locks"].update_many({}, {"$set": {"owner": b"x" * 16}})
-        await self.pool.sleep(0.2)
+        limit = self.pool.seconds() + 10
+        while not lock.lost and self.pool.seconds() < limit:
+            await self.pool.sleep(0.01)
         self.assertTrue(lock.lost)
         self.assertFalse(await lock.release())
 

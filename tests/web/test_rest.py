@@ -238,7 +238,8 @@ class RouteTests(APITestCase):
         """A session lasts, and its version stays."""
         old = stored({}, used=NOW - timedelta(seconds=50))
         path = f"/v1/sessions/{ID}/touch"
-        status, headers, found = self.ask("POST", path, old, MATCHED)
+        touched = {"value": {"used": NOW, "expires": NOW + timedelta(seconds=100)}, "ok": 1.0}
+        status, headers, found = self.ask("POST", path, old, touched)
         self.assertEqual((status, headers[b"etag"]), (200, b'"3"'))
         self.assertEqual(found, {"expires": {"$date": "2026-11-21T12:01:40Z"}})
         self.assertEqual(self.ask("POST", path, old, MISSED)[0], 404)

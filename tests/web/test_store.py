@@ -5,20 +5,24 @@ anything is.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import bson
+from bson.codec_options import CodecOptions, DatetimeConversion, TypeDecoder, TypeRegistry
+from bson.decimal128 import Decimal128
 from pymongo.write_concern import WriteConcern
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import FakeRunner, Script, cursor_reply
 from txmongokit.database import Database
 from txmongokit.errors import AutoReconnect
 from txmongokit.web.encryption import SessionCipher
+from txmongokit.web.merging import merge
 from txmongokit.web.records import digest_of
 from txmongokit.web.store import (
+    InvalidSessionData,
     MongoSessionStore,
     SessionConflict,
     SessionError,
@@ -185,6 +189,55 @@ class LoadTests(StoreTestCase):
         update = bson.decode(self.runner.requests[0].sequences[0][1][0])["u"]
         self.assertEqual(update["$set"]["data"], {"k": "zyx"})
 
+    def test_codec_fails(self) -> None:
+        """Whatever a codec raises is one of the store's own errors, without what it says."""
+
+        class Picky:
+            """Wants what is not there."""
+
+            def encode(self, data: dict[str, Any]) -> Any:
+                """Only with a basket."""
+                return {"basket": data["secret"]}
+
+            def decode(self, document: dict[str, Any]) -> Any:
+                """Only with another one."""
+                return {"secret": document["secret"]}
+
+        store = self.store(stored({"basket": 1}), codec=Picky())
+        failure = self.failureResultOf(store.load(ID), SessionUnreadable)
+        self.assertIn("(KeyError)", str(failure.value))
+        self.assertNotIn("secret", str(failure.value))
+        failure = self.failureResultOf(store.create({"a": 1}), InvalidSessionData)
+        self.assertIn("(KeyError)", str(failure.value))
+        self.assertEqual(len(self.runner.requests), 1)
+
+    def test_own_options(self) -> None:
+        """The application's codec options are for the data, not for the store's own fields."""
+
+        class Prices(TypeDecoder):
+            """Decimals, one way."""
+
+            bson_type = Decimal128
+
+            def transform_bson(self, value: Decimal128) -> str:
+                """As text."""
+                return str(value)
+
+        options: CodecOptions[Any] = CodecOptions(
+            datetime_conversion=DatetimeConversion.DATETIME_MS,
+            type_registry=TypeRegistry([Prices()]),
+        )
+        data = {"price": Decimal128("1.50"), "when": NOW}
+        self.store(stored(data))
+        store = MongoSessionStore(
+            Database(self.runner, "db", codec_options=options), clock=lambda: NOW
+        )
+        record = self.successResultOf(store.load(ID))
+        assert record is not None
+        self.assertEqual(record.data["price"], "1.50")
+        self.assertEqual(int(record.data["when"]), NOW.timestamp() * 1000)
+        self.assertEqual(record.used, NOW)
+
     def test_unreadable(self) -> None:
         """What a cipher should have made and did not, or the other way round, is told."""
         cipher = SessionCipher({"k": bytes(32)})
@@ -242,6 +295,42 @@ class SaveTests(StoreTestCase):
         self.assertEqual(conflict.current.data, {"a": 1, "b": 2})
         self.assertIn("version 4, where 3 was loaded", str(conflict))
         self.assertEqual(record.version, 3)
+        self.assertEqual(merge(conflict).data, {"a": 1, "b": 2, "c": 3})
+
+    def test_conflict_of_codecs(self) -> None:
+        """Changes are seen in what a codec makes: its objects need not be equal."""
+
+        class Thing:
+            """Equal to nothing else."""
+
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+        class Things:
+            """Things by their names."""
+
+            def encode(self, data: dict[str, Thing]) -> dict[str, str]:
+                """The names."""
+                return {key: thing.name for key, thing in data.items()}
+
+            def decode(self, document: dict[str, str]) -> dict[str, Thing]:
+                """The things."""
+                return {key: Thing(name) for key, name in document.items()}
+
+        theirs = stored({"a": "egg", "b": "tea"}, version=4)
+        record = self.loaded(MISSED, theirs, data={"a": "egg", "b": "milk"}, codec=Things())
+        record.data["c"] = Thing("salt")
+        conflict = self.failureResultOf(self.sessions.save(record), SessionConflict).value
+        names = {key: thing.name for key, thing in merge(conflict).data.items()}
+        self.assertEqual(names, {"a": "egg", "b": "tea", "c": "salt"})
+
+    def test_lifetime_in_seconds(self) -> None:
+        """A number will do, the next time, too."""
+        record = self.loaded(MATCHED)
+        record.lifetime = 3600  # type: ignore[assignment]  # as new_record takes it
+        self.assertTrue(self.successResultOf(self.sessions.save(record)))
+        self.assertEqual(record.lifetime, timedelta(hours=1))
+        self.assertFalse(self.successResultOf(self.sessions.save(record)))
 
     def test_gone(self) -> None:
         """A session that has ended is not brought back."""
@@ -292,18 +381,21 @@ class TouchTests(StoreTestCase):
 
     def test_seldom(self) -> None:
         """A tenth of the lifetime has to go by between two writes."""
-        record = self.loaded(MATCHED)
+        short = {"used": NOW + timedelta(seconds=11), "expires": NOW + timedelta(seconds=16)}
+        record = self.loaded({"value": short, "ok": 1.0})
         self.now += timedelta(seconds=9)
         self.assertTrue(self.successResultOf(self.sessions.touch(record)))
         self.assertEqual(self.runner.requests, [])
         self.now += timedelta(seconds=2)
         self.assertTrue(self.successResultOf(self.sessions.touch(record)))
-        (statement,) = self.runner.statements()
-        later = self.now + timedelta(seconds=100)
-        times = {name: at.replace(tzinfo=UTC) for name, at in statement["u"].pop("$max").items()}
-        self.assertEqual(times, {"used": self.now, "expires": later})
-        self.assertEqual(statement["u"], {})
-        self.assertEqual(record.expires, later)
+        (body,) = self.runner.bodies
+        self.assertEqual(body["query"], {"_id": digest_of(ID), "expires": {"$gt": self.now}})
+        ((stage, times),) = body["update"][0].items()
+        self.assertEqual((stage, [*times], len(body["update"])), ("$set", ["used", "expires"], 1))
+        later = {"$add": [self.now, {"$ifNull": ["$lifetime", 100_000.0]}]}
+        self.assertEqual(times["expires"], {"$max": ["$expires", later]})
+        # As it is stored, which need not be what the record knows.
+        self.assertEqual({"used": record.used, "expires": record.expires}, short)
 
     def test_ended(self) -> None:
         """A session that has ended stays so, and one that was never saved has no life."""
@@ -349,11 +441,36 @@ class ReplacementTests(StoreTestCase):
         self.assertTrue(self.sessions.is_changed(record))
 
     def test_interrupted(self) -> None:
-        """If the old one cannot be deleted, the record keeps its id, which is still good."""
-        record = self.loaded(MATCHED, AutoReconnect("gone"))
-        self.failureResultOf(self.sessions.bind_user(record, "ada"), AutoReconnect)
-        self.assertEqual((record.id, record.user, record.version), (ID, None, 3))
-        self.assertEqual(len(self.runner.requests), 2)
+        """If the database goes away, the record keeps its id, and no log-in of nobody stays."""
+        away = AutoReconnect("gone")
+        cases: list[tuple[list[Script], list[str]]] = [
+            ([MATCHED, away, MATCHED], ["insert", "delete", "delete"]),
+            ([MATCHED, away, away], ["insert", "delete", "delete"]),
+            ([away, MATCHED], ["insert", "delete"]),
+        ]
+        for replies, names in cases:
+            record = self.loaded(*replies)
+            self.failureResultOf(self.sessions.bind_user(record, "ada"), AutoReconnect)
+            self.assertEqual((record.id, record.user, record.version), (ID, None, 3))
+            self.assertEqual(self.runner.names[1:], names)
+            (inserted,), (deleted,) = self.runner.statements(0), self.runner.statements(-1)
+            self.assertEqual(deleted["q"], {"_id": inserted["_id"]})
+
+    def test_cancelled(self) -> None:
+        """Who does not wait for the new id leaves nothing behind."""
+        record = self.loaded(Deferred(), MATCHED)
+        done = self.sessions.bind_user(record, "ada")
+        done.cancel()
+        self.failureResultOf(done, CancelledError)
+        self.assertEqual(self.runner.names[1:], ["insert", "delete"])
+        self.assertEqual(record.id, ID)
+
+    def test_refused(self) -> None:
+        """What cannot be stored is not sent, and there is nothing to be removed."""
+        record = self.loaded()
+        record.data["x"] = object()
+        self.failureResultOf(self.sessions.regenerate(record), InvalidSessionData)
+        self.assertEqual(self.runner.requests, [])
 
 
 class UpdateTests(StoreTestCase):
@@ -406,6 +523,26 @@ class UpdateTests(StoreTestCase):
         store = self.store(cursor_reply([]))
         self.assertIsNone(self.successResultOf(store.update(ID, self.fail)))
         self.assertRaises(ValueError, store.update, ID, self.fail, attempts=0)
+        self.assertRaises(TypeError, store.update, ID, self.fail, attempts=2.5)
+
+
+class RotationTests(StoreTestCase):
+    """
+    New keys.
+    """
+
+    def test_unreadable(self) -> None:
+        """A session that no key opens keeps none of the others from the newest one."""
+        documents = [
+            stored(data)["cursor"]["firstBatch"][0] for data in (b"junk", {"a": 1}, {"a": 2})
+        ]
+        found = cursor_reply(documents, namespace="db.sessions")
+        cipher = SessionCipher({"k": bytes(32)}, accepts_plain=True)
+        store = self.store(found, MATCHED, MATCHED, cipher=cipher)
+        failure = self.failureResultOf(store.rotate(), SessionUnreadable)
+        self.assertIn("1 sessions are opened by none", str(failure.value))
+        self.assertIn("while 2 were", str(failure.value))
+        self.assertEqual(self.runner.names, ["find", "update", "update"])
 
 
 class ArgumentTests(StoreTestCase):
@@ -421,7 +558,9 @@ class ArgumentTests(StoreTestCase):
             ({"timeout": timedelta(days=9999)}, ValueError, "timeout"),
             ({"token_bytes": 8}, ValueError, "token_bytes"),
             ({"max_bytes": 1 << 30}, ValueError, "max_bytes"),
-            ({"touch_after": 2}, ValueError, "touch_after"),
+            ({"token_bytes": 16.5}, TypeError, "token_bytes"),
+            ({"max_bytes": 100.5}, TypeError, "max_bytes"),
+            ({"touch_after": 1}, ValueError, "touch_after"),
             ({"lease": True}, TypeError, "lease"),
             ({"wait": -1}, ValueError, "wait"),
             ({"codec": object()}, TypeError, "encode"),
@@ -438,6 +577,14 @@ class ArgumentTests(StoreTestCase):
         )
         self.assertRaises(TypeError, naive.new_record)
         self.assertRaises(SessionError, self.store().rotate)
+        self.assertRaises(TypeError, self.store().for_user, "ada", limit=1.5)
+
+    def test_zones(self) -> None:
+        """Times are in UTC, whatever the clock's zone is, for sums in a zone may be an hour off."""
+        store = self.store()
+        self.now = NOW.astimezone(timezone(timedelta(hours=2)))
+        self.assertEqual(store.now(), NOW)
+        self.assertIs(store.now().tzinfo, UTC)
 
     def test_repr(self) -> None:
         """It shows the collection."""

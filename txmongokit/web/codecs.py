@@ -27,8 +27,11 @@ class ISessionCodec(Interface):
         """
         Make a document of a session's data, without changing the data.
 
-        @param data: a C{dict}.
+        @param data: a C{dict}: of a session, or of one of its keys alone,
+            which is how changes are merged.
         @return: a mapping of strings to what BSON can encode.
+        @raise Exception: any; the store makes L{InvalidSessionData
+            <txmongokit.web.errors.InvalidSessionData>} of it.
         """
 
     def decode(document):  # type: ignore[no-untyped-def]
@@ -36,6 +39,8 @@ class ISessionCodec(Interface):
         Make data of what L{encode} made.
 
         @return: a C{dict}, which the caller may change.
+        @raise Exception: any; the store makes L{SessionUnreadable
+            <txmongokit.web.errors.SessionUnreadable>} of it.
         """
 
 
@@ -46,7 +51,7 @@ class ISessionCipher(Interface):
 
     newest = Attribute("The name of the key that L{seal} uses, a C{str}.")
     accepts_plain = Attribute(
-        "Whether sessions are read that were stored before there was a cipher."
+        "Whether sessions are read that are not encrypted, whoever has written them."
     )
 
     def seal(packed, place):  # type: ignore[no-untyped-def]
@@ -96,7 +101,11 @@ class ModbCodec:
 
     B{Unsafe where others can write to the database}: whoever changes a stored
     session chooses which classes are made of it, and so can run code in the
-    web server.  A cipher keeps them from that; nothing else does.
+    web server.  A cipher keeps them from that, one that does not accept plain
+    sessions; nothing else does.  To encrypt what there is, stop the web
+    servers, run L{rotate<txmongokit.web.store.MongoSessionStore.rotate>} in a
+    program of its own, which decodes nothing, and start them with a cipher
+    that does not accept plain sessions.
 
     @raise ImportError: C{jaraco.modb} is not installed.
     """

@@ -4,6 +4,7 @@ What can go wrong with a session.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from txmongokit.web.records import SessionRecord
@@ -40,9 +41,17 @@ class SessionConflict(SessionError):
     @ivar base: the data as it was loaded, before anybody changed it.
     @ivar current: the record as it is stored now: merge into its C{data} and
         save it.
+    @ivar encode: makes BSON of data as the store does, to see what has
+        changed: C{1} and C{True} are equal, and not the same.
     """
 
-    def __init__(self, record: SessionRecord, base: dict[str, Any], current: SessionRecord) -> None:
+    def __init__(
+        self,
+        record: SessionRecord,
+        base: dict[str, Any],
+        current: SessionRecord,
+        encode: Callable[[dict[str, Any]], bytes],
+    ) -> None:
         super().__init__(
             f"the session was saved by somebody else (version {current.version}, where "
             f"{record.version} was loaded): merge the changes into .current and save that, "
@@ -51,6 +60,7 @@ class SessionConflict(SessionError):
         self.record = record
         self.base = base
         self.current = current
+        self.encode = encode
 
 
 class InvalidSessionData(SessionError, ValueError):
@@ -78,7 +88,8 @@ class SessionTooLarge(SessionError, ValueError):
 
 class SessionUnreadable(SessionError):
     """
-    What is stored is not what this store's codec, or one of its keys, made.
+    What is stored is not what this store's codec, or one of its keys, made;
+    or its codec fails.
     """
 
 

@@ -43,18 +43,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import bson
 from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo.read_preferences import ReadPreference
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txmongokit.collection import Collection
 from txmongokit.database import Database
-from txmongokit.errors import OperationFailure
+from txmongokit.errors import OperationFailure, PyMongoError
 from txmongokit.web.codecs import BSONCodec, ISessionCipher, ISessionCodec
 from txmongokit.web.errors import (
     InvalidSessionData,
@@ -91,10 +93,24 @@ __all__ = [
     "SessionUnreadable",
 ]
 
+_log = Logger()
 _LEAST_TOKEN = 16
 _LARGEST_DATA = 15 << 20
 _LONGEST = timedelta(days=3660)
 _SUMMARY = {"data": False}
+_MILLISECOND = timedelta(milliseconds=1)
+# How the store's own fields are read, and data that is not encrypted, whose
+# bytes these options do not change.
+_OWN_OPTIONS: CodecOptions[Any] = CodecOptions(
+    tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+_USER_INDEX: dict[str, Any] = {
+    "name": "user_1_used_-1",
+    "partialFilterExpression": {"user": {"$exists": True}},
+}
+_USER_INDEX_KEYS = [("user", 1), ("used", -1)]
+_INDEX_NOT_FOUND = 27
+_INDEX_CONFLICTS = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
 def _utc_now() -> datetime:
@@ -120,6 +136,12 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} must be between {least} and {most}, not {value}")
 
 
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
+    _check_range(name, value, least, most)
+
+
 class MongoSessionStore:
     """
     Sessions in a collection, and their locks in C{<collection>.locks}.
@@ -135,6 +157,10 @@ class MongoSessionStore:
 
     Needs MongoDB 4.2.  Everything is read from the primary.
 
+    Whatever goes wrong with the database fails Deferreds with one of
+    L{txmongokit.errors}; arguments that are wrong are told at the call.
+    Cancelling a Deferred stops the wait; what was sent by then may happen.
+
     @param place: a database, or the collection itself.
     @param timeout: how long a session lasts after its last use: a
         C{timedelta}, or seconds.
@@ -146,7 +172,8 @@ class MongoSessionStore:
     @param token_bytes: how many random bytes are in an id, from 16.
     @param max_bytes: of a session's data, as BSON.
     @param touch_after: which part of its lifetime must have gone by before
-        a touch writes a session's new end.
+        a touch writes a session's new end: up to 0.9, for one that is written
+        too late comes to nothing.
     @param lease: after how many seconds the lock of a holder that has died is
         free.
     @param wait: for how many seconds L{lock} and L{update} wait for others.
@@ -179,9 +206,9 @@ class MongoSessionStore:
             raise ValueError(
                 "sessions need writes that are acknowledged: give a collection with w=1 or more"
             )
-        _check_range("token_bytes", token_bytes, _LEAST_TOKEN, 96)
-        _check_range("max_bytes", max_bytes, 64, _LARGEST_DATA)
-        _check_range("touch_after", touch_after, 0, 1)
+        _check_count("token_bytes", token_bytes, _LEAST_TOKEN, 96)
+        _check_count("max_bytes", max_bytes, 64, _LARGEST_DATA)
+        _check_range("touch_after", touch_after, 0, 0.9)
         _check_range("lease", lease, 0.05, 3600)
         _check_range("wait", wait, 0, 3600)
         for method in ("encode", "decode"):
@@ -194,14 +221,14 @@ class MongoSessionStore:
         self._timeout = _as_span("timeout", timeout)
         self._codec: ISessionCodec = BSONCodec() if codec is None else codec
         self._cipher: ISessionCipher | None = cipher
-        self._token_bytes = int(token_bytes)
-        self._max_bytes = int(max_bytes)
+        self._token_bytes = token_bytes
+        self._max_bytes = max_bytes
         self._touch_after = touch_after
         self._wait = wait
         self._clock = _utc_now if clock is None else clock
         self._data_options: CodecOptions[Any] = _for_data(place.codec_options)
         self._collection: Collection[Any] = place.with_options(
-            codec_options=self._data_options.with_options(tz_aware=True, tzinfo=UTC),
+            codec_options=_OWN_OPTIONS,
             read_preference=ReadPreference.PRIMARY,
         )
         self._locks: Collection[Any] = self._collection["locks"]
@@ -221,7 +248,7 @@ class MongoSessionStore:
     @property
     def collection(self) -> Collection[Any]:
         """
-        Where the sessions are.
+        Where the sessions are, with codec options of the store's own.
         """
         return self._collection
 
@@ -235,12 +262,13 @@ class MongoSessionStore:
 
     def now(self) -> datetime:
         """
-        The time by which sessions end: aware, in whole milliseconds.
+        The time by which sessions end: in UTC, in whole milliseconds.
         """
         now = self._clock()
         if now.tzinfo is None:
             raise TypeError("the store's clock must give aware times: datetime.now(UTC)")
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        # A zone's own times would be added up by what its clocks show.
+        return now.astimezone(UTC).replace(microsecond=now.microsecond // 1000 * 1000)
 
     def new_record(
         self,
@@ -258,6 +286,8 @@ class MongoSessionStore:
         @param confidential: whether its id will go over encrypted connections
             only.
         @param lifetime: as the store's C{timeout}, for this session.
+        @raise TypeError: one of these is of the wrong type.
+        @raise ValueError: one of these is out of range.
         """
         now = self.now()
         span = self._timeout if lifetime is None else _as_span("lifetime", lifetime)
@@ -279,7 +309,10 @@ class MongoSessionStore:
         Store a new session.
 
         @param options: those of L{new_record}.
-        @return: fires with its record; fails as L{save} does.
+        @return: fires with its record; fails as L{save} does.  After
+            cancelling it there may be a session, whose id nobody knows.
+        @raise TypeError: an option is of the wrong type.
+        @raise ValueError: an option is out of range.
         """
         record = self.new_record(data, **options)
         return self.save(record).addCallback(lambda _: record)
@@ -294,7 +327,7 @@ class MongoSessionStore:
         @param confidential: if given, only sessions that are, or are not.
         @return: fires with its record, or C{None}.  Fails with
             L{SessionUnreadable} if it is not one of this store's codec and
-            keys.
+            keys.  Cancelling stops the wait.
         """
         if not self.is_well_formed(identifier):
             return succeed(None)
@@ -313,18 +346,22 @@ class MongoSessionStore:
     def save(self, record: SessionRecord) -> Deferred[bool]:
         """
         Store a session's data, user and lifetime if they have changed;
-        otherwise L{touch} it.
+        otherwise L{touch} it, which asks the database only once
+        C{touch_after} has gone by: until then nobody is told that a session
+        that has not changed was deleted.
 
         @return: fires with whether something had changed.  Fails with
             L{SessionConflict} if somebody else has saved the session since it
             was loaded, with L{SessionGone} if it has ended or was deleted,
             with L{InvalidSessionData} or L{SessionTooLarge} if it cannot be
-            stored; then nothing has been written.
+            stored; then nothing has been written.  Cancelling stops the wait;
+            the session may be saved, and the record does not know of it.
         """
         return Deferred.fromCoroutine(self._save(record))
 
     async def _save(self, record: SessionRecord) -> bool:
         wanted = self._snapshot(record)
+        record.lifetime = wanted.lifetime  # It may have been given in seconds.
         if wanted == record.snapshot:
             if not await self.touch(record):
                 raise _gone()
@@ -378,9 +415,14 @@ class MongoSessionStore:
             no such session.  Fails as L{load} and L{save} do, with
             L{SessionConflict} after the last attempt, with
             L{SessionLockTimeout} if others of this process take too long, and
-            with what C{function} raises.
+            with what C{function} raises.  Cancelling it stops where it is, be
+            that what C{function} waits for; the last save may happen.
+        @raise InvalidSessionData: the record's data cannot be encoded.
+        @raise SessionTooLarge: there is too much of it.
+        @raise TypeError: C{attempts} is no C{int}.
+        @raise ValueError: C{attempts} is out of range.
         """
-        _check_range("attempts", attempts, 1, 10_000)
+        _check_count("attempts", attempts, 1, 10_000)
         identifier: object = session
         given = None
         if isinstance(session, SessionRecord):
@@ -417,30 +459,41 @@ class MongoSessionStore:
 
     def touch(self, record: SessionRecord) -> Deferred[bool]:
         """
-        Let a session last for another lifetime from now on, without writing
-        its data; nothing is written if that was done lately (see
-        C{touch_after}).  Nobody's version changes.
+        Let a session last for another lifetime from now on, the one that is
+        stored, without writing its data.  Nobody's version changes.  If that
+        was done lately (see C{touch_after}) the database is not asked: then a
+        session that somebody has just deleted counts as living.
 
-        @return: fires with whether the session lives.
+        @return: fires with whether the session lives.  Cancelling stops the
+            wait.
         """
         now = self.now()
         if record.version == 0 or now - record.used < record.lifetime * self._touch_after:
             return succeed(record.version > 0 and now < record.expires)
-        expires = now + record.lifetime
-        touched = self._collection.update_one(
-            self._living(record.id), {"$max": {"used": now, "expires": expires}}
+        # Somebody may have changed the lifetime since the record was loaded.
+        lifetime = {"$ifNull": ["$lifetime", self._timeout / _MILLISECOND]}
+        times = {
+            "used": {"$max": ["$used", now]},
+            "expires": {"$max": ["$expires", {"$add": [now, lifetime]}]},
+        }
+        touched = self._collection.find_one_and_update(
+            self._living(record.id),
+            [{"$set": times}],
+            dict.fromkeys(times, True),
+            return_document=True,
         )
 
-        def told(result: Any) -> bool:
-            if result.matched_count:
-                record.used, record.expires = now, expires
-            return bool(result.matched_count)
+        def told(found: Any) -> bool:
+            if found is not None:
+                record.used, record.expires = found["used"], found["expires"]
+            return found is not None
 
         return touched.addCallback(told)
 
     def exists(self, identifier: object) -> Deferred[bool]:
         """
-        Whether there is such a session, and it has not ended.
+        Whether there is such a session, and it has not ended.  Cancelling
+        stops the wait.
         """
         if not self.is_well_formed(identifier):
             return succeed(False)
@@ -451,7 +504,8 @@ class MongoSessionStore:
         """
         End a session at once.
 
-        @return: fires with whether there was one.
+        @return: fires with whether there was one.  Cancelling stops the wait;
+            the session may end.
         """
         if not self.is_well_formed(identifier):
             return succeed(False)
@@ -464,10 +518,12 @@ class MongoSessionStore:
 
         The session is first stored by its new id, then removed by its old one.
         If this process dies in between, the old id stays good, and nobody has
-        learnt the new one.
+        learnt the new one.  If the database does not answer, what may be
+        stored by the new id is removed, as soon as it can be told.
 
         @return: fires with the record, whose C{id} is new.  Fails as L{save}
-            does; the record is then as it was.
+            does; the record is then as it was.  After cancelling it, too; the
+            old id may be worth nothing then.
         """
         return Deferred.fromCoroutine(self._regenerate(record, record.user))
 
@@ -475,6 +531,10 @@ class MongoSessionStore:
         """
         Log a user in, or out with C{None}: with a new id, as L{regenerate}
         gives one, so that whoever knew the id before has no part in it.
+
+        @return: as that of L{regenerate}.
+        @raise TypeError: the user is no C{str}.
+        @raise ValueError: it is empty or too long.
         """
         if user is not None:
             check_user(user)
@@ -482,17 +542,29 @@ class MongoSessionStore:
 
     async def _regenerate(self, record: SessionRecord, user: str | None) -> SessionRecord:
         fresh = replace(record, id=new_id(self._token_bytes), user=user, version=0, snapshot=None)
-        fresh.used = self.now()
-        await self._save(fresh)
-        if record.version:
-            old = {**self._living(record.id), "version": record.version}
-            if not await self._delete(old):
-                await self.delete(fresh.id)
-                await self._refuse(record)
+        if not await self._replace(record, fresh):
+            await self._refuse(record)
         # Not its data, which may have been replaced meanwhile.
         for name in ("id", "user", "used", "expires", "version", "snapshot"):
             setattr(record, name, getattr(fresh, name))
         return record
+
+    async def _replace(self, record: SessionRecord, fresh: SessionRecord) -> bool:
+        """
+        Store one record in another's place, if that is still as it was loaded.
+        """
+        try:
+            await self._save(fresh)
+            if not record.version:
+                return True
+            if await self._delete({**self._living(record.id), "version": record.version}):
+                return True
+            await self.delete(fresh.id)
+        except (PyMongoError, CancelledError):
+            # Nobody learns its id, so that nobody could end it: it would stay as a log-in.
+            self.delete(fresh.id).addErrback(_stays)
+            raise
+        return False
 
     def lock(self, identifier: str, *, wait: float | None = None) -> Deferred[SessionLock]:
         """
@@ -504,9 +576,10 @@ class MongoSessionStore:
         asks again and again, less and less often.
 
         @param wait: for how many seconds; by default the store's.
-        @return: fires with the lock; fails with L{SessionLockTimeout}, and
-            with L{ValueError} where this can be no id.  Cancelling it stops
-            the wait.
+        @return: fires with the lock; fails with L{SessionLockTimeout}.
+            Cancelling it stops the wait.
+        @raise ValueError: this can be no id, or C{wait} is out of range.
+        @raise TypeError: C{wait} is no number.
         """
         if not self.is_well_formed(identifier):
             raise ValueError("this is no id of a session, so it cannot be locked")
@@ -527,17 +600,15 @@ class MongoSessionStore:
         than a session that begins now are shortened, but for those with a
         longer lifetime of their own; a longer timeout counts from their next
         use on.
+
+        @return: fires when that is done.  Cancelling stops it where it is.
         """
         return Deferred.fromCoroutine(self._prepare())
 
     async def _prepare(self) -> None:
         for collection, field in ((self._collection, "expires"), (self._locks, "until")):
             await _keep_ttl_index(collection, field)
-        await self._collection.create_index(
-            [("user", 1), ("used", -1)],
-            name="user_1_used_-1",
-            partialFilterExpression={"user": {"$exists": True}},
-        )
+        await _keep_user_index(self._collection)
         latest = self.now() + self._timeout
         await self._collection.update_many(
             {"expires": {"$gt": latest}, "lifetime": None},
@@ -549,9 +620,12 @@ class MongoSessionStore:
         The sessions of a user that have not ended, those last used first.
 
         @param limit: how many at most.
+        @return: fires with them.  Cancelling stops the wait.
+        @raise TypeError: the user is no C{str}, or the limit no C{int}.
+        @raise ValueError: one of them is out of range.
         """
         check_user(user)
-        _check_range("limit", limit, 1, 100_000)
+        _check_count("limit", limit, 1, 100_000)
         found = self._collection.find(
             {"user": user, "expires": {"$gt": self.now()}},
             _SUMMARY,
@@ -565,7 +639,10 @@ class MongoSessionStore:
         End every session of a user at once.
 
         @param but: the id of one that stays.
-        @return: fires with how many.
+        @return: fires with how many.  Cancelling stops the wait; some or all
+            of them may end.
+        @raise TypeError: the user is no C{str}.
+        @raise ValueError: it is empty or too long.
         """
         query: dict[str, Any] = {"user": check_user(user)}
         if self.is_well_formed(but):
@@ -576,7 +653,8 @@ class MongoSessionStore:
         """
         End the session that a L{SessionSummary} is about.
 
-        @return: fires with whether there was one.
+        @return: fires with whether there was one.  Cancelling stops the wait;
+            the session may end.
         """
         try:
             digest = bytes.fromhex(key)
@@ -589,7 +667,8 @@ class MongoSessionStore:
         End the confidential sessions among those whose ids have gone over
         connections that are not encrypted.
 
-        @return: fires with how many.
+        @return: fires with how many.  Cancelling stops the wait; some or all
+            of them may end.
         """
         digests = [
             digest_of(str(identifier)) for identifier in ids if self.is_well_formed(identifier)
@@ -602,7 +681,7 @@ class MongoSessionStore:
         """
         Remove what has ended, as the server does once a minute.
 
-        @return: fires with how many.
+        @return: fires with how many.  Cancelling stops the wait.
         """
         return self._delete_many({"expires": {"$lte": self.now()}})
 
@@ -613,24 +692,35 @@ class MongoSessionStore:
         After that the older keys can go.  Nobody's version changes; what is
         saved meanwhile has the newest key already.
 
-        @return: fires with how many.  Fails with L{SessionUnreadable} at a
-            session that no key opens, with L{SessionError} without a cipher.
+        @return: fires with how many.  Fails with L{SessionUnreadable} if there
+            are sessions that no key opens, once all others are done.
+            Cancelling it leaves the rest as it is.
+        @raise SessionError: the store has no cipher.
         """
         if self._cipher is None:
             raise SessionError("the store has no cipher, so there are no keys to rotate")
         return Deferred.fromCoroutine(self._rotate(self._cipher))
 
     async def _rotate(self, cipher: ISessionCipher) -> int:
-        count = 0
+        count = unreadable = 0
         query = {"key": {"$ne": cipher.newest}, "expires": {"$gt": self.now()}}
         async for document in self._collection.find(query):
-            place = _place(document)
-            sealed = cipher.seal(self._opened(document), place)
+            try:
+                packed = self._opened(document)
+            except SessionUnreadable:
+                unreadable += 1
+                continue
+            sealed = cipher.seal(packed, _place(document))
             result = await self._collection.update_one(
                 {"_id": document["_id"], "version": document["version"]},
                 {"$set": {"data": sealed, "key": cipher.newest}},
             )
             count += result.modified_count
+        if unreadable:
+            raise SessionUnreadable(
+                f"{unreadable} sessions are opened by none of the cipher's keys, while {count} "
+                "were encrypted anew: give it the missing key, or let those end"
+            )
         return count
 
     # Documents.
@@ -651,10 +741,26 @@ class MongoSessionStore:
         """
         if record.user is not None:
             check_user(record.user)
-        packed = pack(self._codec.encode(record.data), self._data_options)
+        packed = self._packed(record.data)
         if len(packed) > self._max_bytes:
             raise SessionTooLarge(len(packed), self._max_bytes)
         return Snapshot(packed, record.user, _as_span("lifetime", record.lifetime))
+
+    def _packed(self, data: dict[str, Any]) -> bytes:
+        """
+        Data as BSON.
+        """
+        try:
+            document = self._codec.encode(data)
+        except SessionError:
+            raise
+        except Exception as error:
+            # Whatever that was: not chained, for its message may have the data.
+            raise InvalidSessionData(
+                f"the codec cannot encode the session's data ({type(error).__name__}): store "
+                "what it can, or give the store another"
+            ) from None
+        return pack(document, self._data_options)
 
     def _fields(self, record: SessionRecord, wanted: Snapshot, now: datetime) -> dict[str, Any]:
         """
@@ -666,7 +772,7 @@ class MongoSessionStore:
             "confidential": record.confidential,
             "used": now,
             "expires": now + wanted.lifetime,
-            "lifetime": wanted.lifetime / timedelta(milliseconds=1) if own else None,
+            "lifetime": wanted.lifetime / _MILLISECOND if own else None,
             "version": record.version + 1,
         }
         if wanted.user is not None:
@@ -685,7 +791,7 @@ class MongoSessionStore:
         """
         data = document.get("data")
         if isinstance(data, dict) and (self._cipher is None or self._cipher.accepts_plain):
-            return bson.encode(data, False, self._data_options)
+            return bson.encode(data, False, _OWN_OPTIONS)
         if self._cipher is None:
             raise SessionUnreadable(
                 "the session is encrypted, and the store has no cipher: give it the one with "
@@ -720,17 +826,28 @@ class MongoSessionStore:
         )
 
     def _decoded(self, packed: bytes) -> dict[str, Any]:
-        data: dict[str, Any] = self._codec.decode(unpack(packed, self._data_options))
+        document = unpack(packed, self._data_options)
+        try:
+            data: dict[str, Any] = self._codec.decode(document)
+        except SessionError:
+            raise
+        except Exception as error:
+            # Whatever that was: not chained, for its message may have the data.
+            raise SessionUnreadable(
+                f"the codec cannot decode a session's data ({type(error).__name__}): give the "
+                "store the codec that has encoded it"
+            ) from None
         return data
 
-    async def _refuse(self, record: SessionRecord) -> None:
+    async def _refuse(self, record: SessionRecord) -> NoReturn:
         """
         Say why a record was not saved.
         """
         current = await self.load(record.id)
         if current is None or record.snapshot is None:
             raise _gone()
-        raise SessionConflict(record, self._decoded(record.snapshot.packed), current)
+        base = self._decoded(record.snapshot.packed)
+        raise SessionConflict(record, base, current, self._packed)
 
 
 def _gone() -> SessionGone:
@@ -772,6 +889,14 @@ def _summary(document: dict[str, Any]) -> SessionSummary:
     )
 
 
+def _stays(failure: Failure) -> None:
+    failure.trap(PyMongoError, CancelledError)
+    _log.warn(
+        "a session whose id nobody has learnt may stay until it ends: {kind}",
+        kind=type(failure.value).__name__,
+    )
+
+
 async def _keep_ttl_index(collection: Collection[Any], field: str) -> None:
     """
     Let the server remove documents at the time that a field has.
@@ -788,9 +913,29 @@ async def _keep_ttl_index(collection: Collection[Any], field: str) -> None:
             )
             return
         # Before MongoDB 5.1 an index cannot become one that removes.
-        try:
-            await collection.drop_index(name)
-        except OperationFailure as error:
-            if error.code != 27:  # IndexNotFound: somebody else was faster.
-                raise
+        await _drop_index(collection, name)
     await collection.create_index([(field, 1)], expireAfterSeconds=0)
+
+
+async def _keep_user_index(collection: Collection[Any]) -> None:
+    """
+    Let a user's sessions be found, those last used first.
+    """
+    try:
+        await collection.create_index(_USER_INDEX_KEYS, **_USER_INDEX)
+        return
+    except OperationFailure as error:
+        if error.code not in _INDEX_CONFLICTS:
+            raise
+    for name, index in (await collection.index_information()).items():
+        if name == _USER_INDEX["name"] or index["key"] == _USER_INDEX_KEYS:
+            await _drop_index(collection, name)
+    await collection.create_index(_USER_INDEX_KEYS, **_USER_INDEX)
+
+
+async def _drop_index(collection: Collection[Any], name: str) -> None:
+    try:
+        await collection.drop_index(name)
+    except OperationFailure as error:
+        if error.code != _INDEX_NOT_FOUND:  # Somebody else was faster.
+            raise
