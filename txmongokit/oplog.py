@@ -31,7 +31,7 @@ from txmongokit.replicator.arguments import (
     parse_verify,
 )
 from txmongokit.replicator.checking import check, turn
-from txmongokit.replicator.service import MongosyncService
+from txmongokit.replicator.service import MongosyncService, look_for_cycles_seldom
 
 __all__ = ["main"]
 
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"txmongokit.oplog: {error}", file=sys.stderr)
         return 2
     reactor = _start_logging(arguments)
+    look_for_cycles_seldom()
     return _replicate(arguments, reactor) if task is None else _run(task, arguments, reactor)
 
 

@@ -4,6 +4,8 @@ Tests for L{txmongokit.replicator.tap}.
 
 from __future__ import annotations
 
+import gc
+
 from twisted.application.service import IService
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -17,6 +19,11 @@ class TapTests(SynchronousTestCase):
     What twistd gets.
     """
 
+    def setUp(self) -> None:
+        """Whatever is set for the whole process is set back."""
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
+
     def test_service(self) -> None:
         """A service that has not begun, with the name that twistd knows."""
         options = Options()
@@ -27,6 +34,7 @@ class TapTests(SynchronousTestCase):
         self.assertEqual(service.name, "mongosync")
         self.assertFalse(service.running)
         self.assertNoResult(service.done)
+        self.assertEqual(gc.get_threshold()[0], 20_000)
 
     def test_end_after_stop(self) -> None:
         """An end of a service that was stopped leaves the reactor alone."""

@@ -4,6 +4,7 @@ The replicator as a Twisted service.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,13 @@ from txmongokit.replicator.writers import (
 )
 from txmongokit.sessions import ClientSession
 
-__all__ = ["MongosyncService", "ReplicationFailed", "checkpoint_key", "connect"]
+__all__ = [
+    "MongosyncService",
+    "ReplicationFailed",
+    "checkpoint_key",
+    "connect",
+    "look_for_cycles_seldom",
+]
 
 _EXPLAINED = (
     ApplyError,
@@ -101,8 +108,20 @@ _SAVE_EVERY = 1.0
 _NOT_AUTHORIZED = 13
 # How long stopping may take, in seconds.
 _GRACE = 10.0
+# Two batches' objects: Python's own 700 has each of them looked at many times.
+_OBJECTS_BETWEEN_LOOKS = 20_000
 # How long a source may take to know again what a majority has, in seconds.
 _PATIENCE = 10
+
+
+def look_for_cycles_seldom() -> None:
+    """
+    Set Python's garbage collector to a process that does nothing but
+    replicate: what it handles is freed without it, and it took a fifth of the
+    time of an operation.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS, *gc.get_threshold()[1:])
 
 
 class ReplicationFailed(Exception):

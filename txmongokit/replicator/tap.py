@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txmongokit.replicator.arguments import Options
-from txmongokit.replicator.service import MongosyncService
+from txmongokit.replicator.service import MongosyncService, look_for_cycles_seldom
 
 __all__ = ["Options", "makeService"]
 
@@ -29,6 +29,7 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    look_for_cycles_seldom()
     service = MongosyncService(reactor, options.arguments)
 
     def finished(result: Any) -> None:
