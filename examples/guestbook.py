@@ -32,7 +32,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from txmongokit.database import Database
-from txmongokit.errors import ConfigurationError, ServerSelectionTimeoutError
+from txmongokit.errors import PyMongoError, ServerSelectionTimeoutError
 from txmongokit.settings import MongoHandle, from_settings, read_ini
 from txmongokit.testing import Deployment, ServerNotFound, standalone
 
@@ -216,6 +216,9 @@ async def _opened(
             return handle, None
         except ServerSelectionTimeoutError:
             print("No MongoDB server answers: ", end="")
+        except PyMongoError:
+            await handle.disconnect()
+            raise
     await handle.disconnect()
     deployment = await deferToThread(standalone)
     host, port = deployment.members[0].address
@@ -238,7 +241,7 @@ async def _run(reactor: Any, arguments: list[str]) -> None:
     try:
         server = read_ini(options.ini, "server:main", prefix="")
         handle, deployment = await _opened(reactor, read_ini(options.ini), options.own_server)
-    except (ConfigurationError, ServerNotFound) as error:
+    except (PyMongoError, ServerNotFound) as error:
         raise SystemExit(str(error)) from None
     reactor.addSystemEventTrigger("before", "shutdown", handle.disconnect)
     if deployment is not None:

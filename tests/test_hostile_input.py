@@ -12,18 +12,17 @@ from struct import pack, pack_into
 from typing import cast
 
 import bson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.compression import available_compressors, make_compressor
 from txmongokit.errors import ProtocolError
 from txmongokit.wire import MongoProtocol
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 
 PING = bson.encode({"ping": 1, "$db": "admin"})
 SECRET = bson.encode({"ok": 1.0, "password": "correct horse"})
@@ -199,13 +198,13 @@ class FuzzTests(SynchronousTestCase):
         self.assertEqual(len(results), 2)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    @reproducible
+    @reproducible(150)
     @given(st.lists(st.binary(max_size=60), max_size=6))
     def test_noise(self, chunks: list[bytes]) -> None:
         """Random bytes."""
         self.feed(chunks)
 
-    @reproducible
+    @reproducible(150)
     @given(
         st.sampled_from([m.OP_REPLY, *range(2001, 2008), m.OP_COMPRESSED, m.OP_MSG]),
         st.sampled_from([1, 2, 3]),
@@ -217,7 +216,7 @@ class FuzzTests(SynchronousTestCase):
         data = pack("<iiii", 16 + len(payload), 9, response_to, opcode) + payload
         self.feed([data[start : start + step] for start in range(0, len(data), step)])
 
-    @reproducible
+    @reproducible(150)
     @given(
         st.sampled_from(
             [

@@ -12,7 +12,7 @@ from typing import Any
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne, UpdateMany
 from pymongo.operations import SearchIndexModel
@@ -21,12 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import FakeRunner, cursor_reply
+from tests.properties import reproducible
 from txmongokit.collection import Collection
 from txmongokit.cursor import CommandCursor
 from txmongokit.database import Database
 from txmongokit.errors import PyMongoError
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=25, database=None)
 
 names = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=5)
 values = st.recursive(
@@ -106,7 +105,7 @@ def begun(call: Callable[..., Any], *arguments: Any) -> None:
 class CallerTests(SynchronousTestCase):
     """What a caller has given."""
 
-    @reproducible
+    @reproducible(25)
     @given(documents, documents)
     def test_unchanged(self, one: dict[str, Any], two: dict[str, Any]) -> None:
         """No method changes what it is given."""
@@ -119,7 +118,7 @@ class CallerTests(SynchronousTestCase):
                 [list(each) for each in (one, two)], [list(each) for each in before], name
             )
 
-    @reproducible
+    @reproducible(25)
     @given(documents, documents)
     def test_inserted(self, one: dict[str, Any], two: dict[str, Any]) -> None:
         """An insertion adds an C{_id}, and nothing else; none where there is one."""

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit._sansio import compression
 from txmongokit._sansio.compression import (
     Compressor,
@@ -24,7 +25,6 @@ from txmongokit._sansio.compression import (
 )
 from txmongokit.errors import ConfigurationError, ProtocolError
 
-reproducible = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 LIMIT = 1_000_000
 ZSTD_MODULES = ("compression.zstd", "backports.zstd", "zstandard")
 
@@ -32,7 +32,7 @@ ZSTD_MODULES = ("compression.zstd", "backports.zstd", "zstandard")
 class RoundTripTests(SynchronousTestCase):
     """Every compressor that is installed."""
 
-    @reproducible
+    @reproducible(40)
     @given(st.binary(max_size=300), st.integers(1, 50))
     def test_round_trip(self, data: bytes, times: int) -> None:
         """What was compressed comes back."""
@@ -124,7 +124,7 @@ class HostileTests(SynchronousTestCase):
             self.refused("", compressor.number, packed, 1000)
             self.assertLessEqual(sum(produced), 1001)
 
-    @reproducible
+    @reproducible(40)
     @given(st.integers(0, 3), st.binary(max_size=60), st.integers(0, 100))
     def test_noise(self, number: int, data: bytes, size: int) -> None:
         """Any bytes give the announced size or a L{ProtocolError}."""

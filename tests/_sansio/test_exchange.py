@@ -9,16 +9,15 @@ from struct import pack
 from typing import Any
 
 import bson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.compression import available_compressors, make_compressor
 from txmongokit._sansio.exchange import Exchange, Reply
 from txmongokit.errors import DocumentTooLarge, InvalidOperation, ProtocolError
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
 PING = bson.encode({"ping": 1, "$db": "admin"})
 OK = bson.encode({"ok": 1.0})
@@ -127,7 +126,7 @@ class CompressionTests(SynchronousTestCase):
 class ReplyTests(SynchronousTestCase):
     """Replies find their requests."""
 
-    @reproducible
+    @reproducible(60)
     @given(st.permutations(range(1, 6)), st.integers(1, 200), st.sets(st.integers(1, 5)))
     def test_any_order_and_split(self, order: list[int], step: int, dropped: set[int]) -> None:
         """Whatever the order and the chunks, abandoned replies excepted."""
@@ -314,7 +313,7 @@ class FailureTests(SynchronousTestCase):
         error = self.assertRaises(ProtocolError, list, exchange.receive(b""))
         self.assertIs(self.assertRaises(ProtocolError, next, outer), error)
 
-    @reproducible
+    @reproducible(60)
     @given(st.lists(st.binary(max_size=40), max_size=5))
     def test_noise(self, chunks: list[bytes]) -> None:
         """Noise raises nothing but L{ProtocolError}."""

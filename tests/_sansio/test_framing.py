@@ -8,14 +8,13 @@ import random
 from struct import pack
 from typing import Any, ClassVar, Self
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit._sansio.framing import DEFAULT_MAX_LENGTH, FrameReader
 from txmongokit.errors import ProtocolError
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=80, database=None)
 
 
 def frame(size: int, fill: bytes = b"x") -> bytes:
@@ -34,7 +33,7 @@ def drain(reader: FrameReader) -> list[bytes]:
 class SplitTests(SynchronousTestCase):
     """How the network cuts the stream makes no difference."""
 
-    @reproducible
+    @reproducible(80)
     @given(st.lists(st.integers(16, 90), max_size=6), st.data())
     def test_any_split(self, sizes: list[int], data: st.DataObject) -> None:
         """Any cut of any messages gives the messages, at once when complete."""
@@ -59,7 +58,7 @@ class SplitTests(SynchronousTestCase):
             found += drain(reader)
         self.assertEqual(found, frames)
 
-    @reproducible
+    @reproducible(80)
     @given(st.lists(st.integers(16, 60), max_size=5), st.integers(1, 50))
     def test_fed_before_it_is_read(self, sizes: list[int], step: int) -> None:
         """Feeding several times before reading loses and reorders nothing."""

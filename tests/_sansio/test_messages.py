@@ -7,15 +7,14 @@ from __future__ import annotations
 from struct import pack, pack_into
 
 import bson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.framing import LongFrame
 from txmongokit.errors import DocumentTooLarge, InvalidName, ProtocolError
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
 int32 = st.integers(-(2**31), 2**31 - 1)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -57,7 +56,7 @@ def framed(opcode: int, payload: bytes) -> bytes:
 class RoundTripTests(SynchronousTestCase):
     """What is encoded is what is decoded."""
 
-    @reproducible
+    @reproducible(60)
     @given(any_message, int32, int32)
     def test_every_message(self, message: m.Message, request_id: int, response_to: int) -> None:
         """Each kind of message survives encoding, with its numbers."""
@@ -68,7 +67,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual((header.length, header.request_id), (len(data), request_id))
         self.assertEqual(header.response_to, response_to)
 
-    @reproducible
+    @reproducible(60)
     @given(documents, sequences)
     def test_short_way(self, body: bytes, extra: m.Sequences) -> None:
         """The hot path writes what the general encoder writes."""
@@ -78,7 +77,7 @@ class RoundTripTests(SynchronousTestCase):
             m.encode(m.OpMsg(body, tuple((n, tuple(d)) for n, d in extra), flags), 5),
         )
 
-    @reproducible
+    @reproducible(60)
     @given(documents, st.sampled_from([0, m.MORE_TO_COME]), st.sampled_from([bytes, bytearray]))
     def test_short_way_back(self, body: bytes, flags: int, kind: type[bytes]) -> None:
         """The hot path reads what the general decoder reads, as C{bytes}."""
@@ -243,7 +242,7 @@ class RefusalTests(SynchronousTestCase):
         self.refused(framed(m.OP_COMPRESSED, pack("<iiB", 2013, -1, 1)), "size of -1")
         self.refused(framed(m.OP_COMPRESSED, pack("<ii", 2013, 1)), "compressor id")
 
-    @reproducible
+    @reproducible(60)
     @given(any_message, st.data())
     def test_truncated(self, message: m.Message, data: st.DataObject) -> None:
         """A message cut short is refused, or decodes to a lesser message."""
@@ -256,7 +255,7 @@ class RefusalTests(SynchronousTestCase):
         if whole:
             self.assertNotEqual(decoded, message)
 
-    @reproducible
+    @reproducible(60)
     @given(st.sampled_from(sorted(m._DECODERS)), st.binary(max_size=80))
     def test_noise(self, opcode: int, payload: bytes) -> None:
         """Whatever follows the header, nothing but L{ProtocolError} is raised."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import bson
 from bson.int64 import Int64
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit import rawbson
 from txmongokit._sansio import messages as m
 from txmongokit._sansio.compression import make_compressor
@@ -20,8 +21,6 @@ from txmongokit._sansio.exchange import Exchange, Reply
 from txmongokit._sansio.framing import FrameReader
 from txmongokit._sansio.opquery import QueryExchange
 from txmongokit.errors import ConfigurationError, ProtocolError
-
-reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
 OLD, MIDDLE = 3, 5
 SECONDARY = {"$readPreference": {"mode": "secondary"}}
@@ -85,7 +84,7 @@ class CommandTests(SynchronousTestCase):
             {"insert": "c", "ordered": True, "documents": [{"_id": 0}, {"_id": 1}, {"_id": 2}]},
         )
 
-    @reproducible
+    @reproducible(60)
     @given(
         st.dictionaries(
             st.text(st.characters(codec="ascii", categories=["L"]), min_size=1),

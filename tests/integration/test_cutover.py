@@ -17,20 +17,13 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.load import Load, differences
+from tests.integration.visitors import free_port
 from tests.replicas import Pair, wait_for
 from txmongokit.testing import replica_set
 
 _OFF = ("--resume-file", "none")
 # The server shortens its oplog at each checkpoint of its storage, usually once a minute.
 _PROMPT = ("--syncdelay", "1")
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class CutOverTests(SynchronousTestCase):

@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.server import Site
 
 from examples.guestbook import LONGEST_BODY, ON_A_PAGE, GuestBook, ShortRequest
-from tests.deployments import shared_set
+from tests.deployments import shared_secure, shared_set
+from tests.httpclients import http_client
+from tests.integration.visitors import free_port
 from txmongokit.errors import ServerSelectionTimeoutError
 from txmongokit.settings import from_settings
 
@@ -70,10 +70,7 @@ class HTTPCase(TestCase):
 
     def setUp(self) -> None:
         """The client."""
-        connections = HTTPConnectionPool(reactor)
-        self.addCleanup(connections.closeCachedConnections)
-        # No redirects are followed.
-        self.client: Any = HTTPClient(Agent(reactor, pool=connections))
+        self.client: Any = http_client(self)
 
     async def signed(self, url: str, **fields: str) -> int:
         """Sign, and say with what status."""
@@ -106,11 +103,9 @@ class CommandTests(HTTPCase):
 
     def ini(self) -> str:
         """Its settings, but for a port where nobody answers."""
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            port = unused.getsockname()[1]
         text = (ROOT / "examples" / "guestbook.ini").read_text()
         path = Path(self.mktemp())
-        path.write_text(text.replace("27017", str(port)).replace("2000", "500"))
+        path.write_text(text.replace("27017", str(free_port())).replace("2000", "500"))
         return str(path)
 
     def test_one_command(self) -> Deferred[None]:
@@ -145,6 +140,26 @@ class CommandTests(HTTPCase):
         running = self.run_example("--ini", str(path))
         error = await self.assertFailure(running.listening, AssertionError)
         self.assertEqual(str(error), "mongo.dbs is not known: did you mean mongo.db?\n")
+        self.assertEqual(await running.ended, 1)
+
+    def test_wrong_password(self) -> Deferred[None]:
+        """What the server refuses is one sentence, too."""
+        return Deferred.fromCoroutine(self.wrong_password())
+
+    async def wrong_password(self) -> None:
+        """See L{test_wrong_password}."""
+        deployment = shared_secure()
+        path = Path(self.mktemp())
+        path.write_text(
+            "[server:main]\nport = 0\n[app:main]\nmongo.db = guestbook\nmongo.tls = true\n"
+            f"mongo.master_host = localhost\nmongo.master_port = {deployment.addresses[0][1]}\n"
+            f"mongo.tlsCAFile = {deployment.ca_file}\nmongo.username = new\n"
+            "mongo.password = s3cret\n"
+        )
+        running = self.run_example("--ini", str(path))
+        error = await self.assertFailure(running.listening, AssertionError)
+        self.assertRegex(str(error), r"\A.*Authentication failed.*\n\Z")
+        self.assertNotIn("s3cret", str(error))
         self.assertEqual(await running.ended, 1)
 
 
@@ -237,9 +252,8 @@ class PageTests(HTTPCase):
 
     async def no_database(self) -> None:
         """See L{test_no_database}."""
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            port = unused.getsockname()[1]
-        url = self.serve({"mongo.master_port": port, "mongo.serverSelectionTimeoutMS": 100})
+        nowhere = {"mongo.master_port": free_port(), "mongo.serverSelectionTimeoutMS": 100}
+        url = self.serve(nowhere)
         response = await self.client.get(url)
         self.assertEqual(response.code, 503)
         self.assertIn("closed for the moment", await response.text())

@@ -18,10 +18,10 @@ from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.server import Site
 from twisted.web.wsgi import WSGIResource
 
+from tests.httpclients import http_client
 from tests.integration.test_settings import SettingsCase, settings
 from tests.reactorthreads import renew_reactor_thread
 from txmongokit.database import Database
@@ -29,6 +29,8 @@ from txmongokit.errors import ConfigurationError, DuplicateKeyError
 from txmongokit.settings import MongoHandle
 
 ROOT = Path(__file__).resolve().parents[2]
+# Nobody asks these anything.
+MEMBERS = {"mongo.master_host": "a", "mongo.slave_hosts": "b", "mongo.db": "foo"}
 
 
 def sign(request: Request) -> dict[str, Any]:
@@ -66,11 +68,19 @@ def careless(request: Request) -> dict[str, Any]:
     return {"before": before, "after": request.db_conn.in_request()}
 
 
+def careful(request: Request) -> dict[str, Any]:
+    """A view that begins, and asks another view before it ends."""
+    before = request.db_conn.in_request()
+    request.db_conn.start_request()
+    inner = request.invoke_subrequest(Request.blank("/careless"))
+    return {"before": before, "inner": inner.json, "after": request.db_conn.in_request()}
+
+
 def application(configuration: dict[str, Any]) -> Any:
     """The Pyramid application, and what it keeps of its settings."""
     with Configurator(settings=configuration) as config:
         config.include("txmongokit.settings")
-        for view in (sign, guests, total, careless):
+        for view in (sign, guests, total, careless, careful):
             config.add_route(view.__name__, f"/{view.__name__}")
             config.add_view(view, route_name=view.__name__, renderer="json")
     return config.make_wsgi_app(), config.registry["mongo"]
@@ -95,13 +105,7 @@ class PyramidTests(SettingsCase):
         port = serving.listenTCP(0, Site(resource), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.url = f"http://127.0.0.1:{port.getHost().port}"
-        return handle, self.client()
-
-    def client(self) -> HTTPClient:
-        """A client of HTTP."""
-        connections = HTTPConnectionPool(reactor)
-        self.addCleanup(connections.closeCachedConnections)
-        return HTTPClient(Agent(reactor, pool=connections))
+        return handle, http_client(self)
 
     def test_requests(self) -> Deferred[None]:
         """Views write, read and wait for asynchronous work."""
@@ -135,7 +139,7 @@ class PyramidTests(SettingsCase):
         self.addCleanup(app.registry["mongo"].disconnect)
         port = names["serve"](app, 0)
         self.addCleanup(port.stopListening)
-        client, url = self.client(), f"http://127.0.0.1:{port.getHost().port}"
+        client, url = http_client(self), f"http://127.0.0.1:{port.getHost().port}"
         for number in (1, 2):
             response = await client.get(f"{url}/visits")
             self.assertEqual(await response.json(), {"visits": number})
@@ -148,12 +152,25 @@ class PyramidTests(SettingsCase):
 
     async def requests_end(self) -> None:
         """See L{test_requests_end}."""
-        members = {"mongo.master_host": "a", "mongo.slave_hosts": "b", "mongo.db": "foo"}
-        _, client = self.serve(members)
+        _, client = self.serve(MEMBERS)
         # More often than there are threads.
         for _ in range(25):
             response = await client.get(f"{self.url}/careless")
             self.assertEqual(await response.json(), {"before": False, "after": True})
+
+    def test_requests_within_requests(self) -> Deferred[None]:
+        """What a view began outlives the requests that it makes of other views."""
+        return Deferred.fromCoroutine(self.within_requests())
+
+    async def within_requests(self) -> None:
+        """See L{test_requests_within_requests}."""
+        _, client = self.serve(MEMBERS)
+        # More often than there are threads.
+        for _ in range(25):
+            response = await client.get(f"{self.url}/careful")
+            inner = {"before": True, "after": True}
+            told = {"before": False, "inner": inner, "after": True}
+            self.assertEqual(await response.json(), told)
 
     def test_values_from_outside(self) -> Deferred[None]:
         """What a request says is a value, whatever it looks like."""

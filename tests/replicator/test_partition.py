@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit.rawbson import find_element, values_equal_key
 from txmongokit.replicator.partition import Layout, key_hash, namespace_hash
 
@@ -75,6 +76,7 @@ class HashTests(SynchronousTestCase):
         ]
         self.assertEqual(len({hashed(each) for each in values}), len(values))
 
+    @reproducible(100)
     @given(st.integers(-(1 << 53), 1 << 53))
     def test_integers(self, number: int) -> None:
         """Any integer that a double can have is hashed as that double."""
