@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.deployments import Commands, shared_secure, shared_set
+from tests.reactorthreads import renew_reactor_thread
 from txmongokit.errors import (
     DuplicateKeyError,
     InvalidOperation,
@@ -201,6 +202,11 @@ class BlockingTests(SettingsCase):
     """
     L{Blocking}, as threads have it.
     """
+
+    def setUp(self) -> None:
+        """For threads that wait."""
+        super().setUp()
+        renew_reactor_thread(self)
 
     def test_cursors(self) -> Deferred[None]:
         """Cursors are built up, sliced, iterated and closed."""

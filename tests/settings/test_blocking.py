@@ -4,6 +4,8 @@ Tests for L{txmongokit.settings.blocking}, as far as they need no server.
 
 from __future__ import annotations
 
+import copy
+
 from twisted.internet.defer import succeed
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
@@ -13,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from txmongokit.errors import AutoReconnect, InvalidOperation
 from txmongokit.reactorthread import ReactorThread
 from txmongokit.settings import from_settings
-from txmongokit.settings.blocking import BlockingHandle
+from txmongokit.settings.blocking import Blocking, BlockingHandle
 
 
 class ReactorTests(SynchronousTestCase):
@@ -59,6 +61,26 @@ class ReactorTests(SynchronousTestCase):
             other=self.waiting.handle.db,
         )
         self.assertEqual(db, self.waiting.db)
+
+    def test_lists(self) -> None:
+        """
+        Of lists of clients each is for threads, and is unwrapped as an argument.
+        """
+        several = {"mongo.db": "foo", "mongo.master_host": "a", "mongo.slave_hosts": "b,c"}
+        waiting = BlockingHandle(from_settings(several, reactor=Clock()), self.thread)
+        slaves = waiting.db_conn.slaves
+        self.assertEqual([type(each) for each in slaves], [Blocking, Blocking])
+        self.assertEqual(waiting.run(list, slaves), waiting.handle.db_conn.slaves)
+        self.assertEqual(waiting.db_conn.lags, [None, None])
+
+    def test_copies(self) -> None:
+        """
+        A copy is another of the same.
+        """
+        copied = copy.copy(self.waiting.db)
+        self.assertIsInstance(copied, Blocking)
+        self.assertEqual(copied, self.waiting.db)
+        self.assertEqual(copied.name, "foo")
 
     def test_waits_in_the_reactor_s_thread(self) -> None:
         """

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.fakeserver import FakeNetwork
-from txmongokit.errors import ConfigurationError
+from txmongokit.errors import ConfigurationError, InvalidOperation
 from txmongokit.settings import MongoParent, read_settings
 
 
@@ -126,6 +126,27 @@ class MongoParentTests(SynchronousTestCase):
         for ping in self.child.pings:
             self.successResultOf(ping)
         self.assertEqual(len(self.child.pings), 4)
+
+    def test_restart_before_the_end(self) -> None:
+        """
+        When it starts again before it has stopped, only the old client is closed.
+        """
+        self.parent.startService()
+        self.network.flush()
+        old = self.parent.db_conn
+        stopped = self.parent.stopService()
+        self.assertNoResult(stopped)
+        self.parent.startService()
+        self.assertIsNot(self.parent.db_conn, old)
+        self.network.flush()
+        self.successResultOf(stopped)
+        ping = self.parent.db.command("ping")
+        self.network.flush()
+        self.assertEqual(self.successResultOf(ping)["ok"], 1)
+        self.failureResultOf(old["foo"].command("ping"), InvalidOperation)
+        self.stop()
+        for ping in self.child.pings:
+            self.successResultOf(ping)
 
     def test_mistakes(self) -> None:
         """

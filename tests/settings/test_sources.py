@@ -123,12 +123,16 @@ class IniTests(FileCase):
     def test_defaults_and_set(self) -> None:
         """
         C{[DEFAULT]} counts for every section; what a section says or sets
-        counts more.
+        counts more.  Of a key that it says and sets, PasteDeploy takes what it
+        says, unless C{[DEFAULT]} has it, too.
         """
         text = "[DEFAULT]\nmongo.db = all\nmongo.tls = true\n[app:main]\n{} = own\n"
         for key in ("mongo.db", "set mongo.db"):
             found = read_ini(self.write(text.format(key)))
             self.assertEqual(found, {"mongo.db": "own", "mongo.tls": "true"})
+        for common, expected in (("", "own"), ("mongo.db = all\n", "set")):
+            text = f"[DEFAULT]\n{common}[app:main]\nset mongo.db = set\nmongo.db = own\n"
+            self.assertEqual(read_ini(self.write(text)), {"mongo.db": expected})
         told = self.refused("[app:main]\nget mongo.db = name\n")
         self.assertIn("'get mongo.db' is not understood: write mongo.db = %(name)s", told)
 

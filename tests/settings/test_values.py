@@ -116,6 +116,29 @@ class HostTests(SettingsCase):
         self.assertIn("has an empty item", self.refused(master_host="a,"))
         self.assertIn("names no host", self.refused(master_host=[]))
 
+    def test_no_secrets(self) -> None:
+        """
+        A password that was written where none belongs is not shown, in whole
+        or in part.
+        """
+        for text in ("ada:s3cret@db1", "mongodb://ada:s3,cret@db1", "mongodb://ada:s3cret@db1:x"):
+            for name in ("master_host", "master_port", "slave_hosts", "slave_ports"):
+                host = {} if name == "master_host" else {"master_host": "a"}
+                told = self.refused(**{"slave_hosts": "b", **host, name: text})
+                self.assertIn(f"mongo.{name} cannot be used: what it names must be a", told)
+                self.assertNotIn("s3", told)
+                self.assertNotIn("cret", told)
+
+    def test_spellings(self) -> None:
+        """
+        A key without a host is told in any spelling.
+        """
+        for key in ("mongo.masterHost", "mongo.MASTER_HOST"):
+            error = self.assertRaises(
+                ConfigurationError, read_settings, {"mongo.db": "foo", key: []}
+            )
+            self.assertIn(f"{key}=[] names no host", str(error))
+
     def test_what_belongs_together(self) -> None:
         """
         Slaves need a master, ports need hosts.

@@ -136,6 +136,9 @@ class Blocking:
         return hash(self._target)
 
     def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:
+            # Of a copy that is only being made.
+            raise AttributeError(f"Blocking has no {name!r} yet")
         return self._waiting(getattr(self._target, name))
 
     def __getitem__(self, wanted: Any) -> Any:
@@ -151,6 +154,8 @@ class Blocking:
     def _waiting(self, value: Any) -> Any:
         if isinstance(value, _WRAPPED):
             return Blocking(self._thread, value)
+        if isinstance(value, list):
+            return [self._waiting(each) if isinstance(each, _WRAPPED) else each for each in value]
         if not callable(value) or isinstance(value, type):
             return value
 
@@ -239,6 +244,8 @@ def _wait_for(
 
 
 def _unwrapped(value: Any) -> Any:
+    if type(value) is list and any(isinstance(each, Blocking) for each in value):
+        return [_unwrapped(each) for each in value]
     return value._target if isinstance(value, Blocking) else value
 
 

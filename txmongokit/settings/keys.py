@@ -83,8 +83,18 @@ class Setting:
         @param shown: whether the value may be; one with an C{@} never is, as
             it may be a connection string in the wrong place.
         """
-        shown = shown and "@" not in str(self.value)
+        shown = shown and self._may_be_shown
         return ConfigurationError(f"{self.key}{f'={self.value!r}' if shown else ''} {text}")
+
+    def quoted(self, part: str) -> str:
+        """
+        A part of the value, as an error may show it.
+        """
+        return repr(part) if self._may_be_shown else "what it names"
+
+    @property
+    def _may_be_shown(self) -> bool:
+        return "@" not in str(self.value)
 
     def parts(self) -> list[str]:
         """

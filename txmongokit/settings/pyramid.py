@@ -5,7 +5,7 @@ Pyramid: C{config.include("txmongokit.settings")}.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from threading import local
 from typing import Any, Protocol
 
 from txmongokit.masterslave import MasterSlaveConnection
@@ -51,14 +51,25 @@ def includeme(config: _Configurator) -> None:
         "run_mongo",
     )
     if isinstance(handle.db_conn, MasterSlaveConnection):
-        config.add_subscriber(partial(_end_requests, handle.db_conn), "pyramid.events.NewRequest")
+        config.add_subscriber(_Ends(handle.db_conn).watch, "pyramid.events.NewRequest")
 
 
-def _end_requests(connection: MasterSlaveConnection, event: Any) -> None:
-    """What start_request() began is not for the thread's next request."""
+class _Ends:
+    """
+    Ends what start_request() began, which is not for the thread's next request.
+    """
 
-    def end(request: Any) -> None:
-        while connection.in_request():
-            connection.end_request()
+    def __init__(self, connection: MasterSlaveConnection) -> None:
+        self._connection = connection
+        self._thread = local()
 
-    event.request.add_finished_callback(end)
+    def watch(self, event: Any) -> None:
+        """A request begins; one within a request ends with that."""
+        if not getattr(self._thread, "serves", False):
+            self._thread.serves = True
+            event.request.add_finished_callback(self._end)
+
+    def _end(self, request: Any) -> None:
+        self._thread.serves = False
+        while self._connection.in_request():
+            self._connection.end_request()

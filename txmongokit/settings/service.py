@@ -89,10 +89,12 @@ class MongoParent(MultiService):
 
         @return: fires with C{None}; never fails.
         """
-        return Deferred.fromCoroutine(self._stop(super().stopService()))
-
-    async def _stop(self, children: Deferred[Any]) -> None:
-        # It waits for all; what one of them fails with is logged by Twisted.
-        await children
+        # It may be started again before all this has ended.
         self._closed = True
-        await self._handle.disconnect()
+        return Deferred.fromCoroutine(_stopped(super().stopService(), self._handle))
+
+
+async def _stopped(children: Deferred[Any], handle: MongoHandle) -> None:
+    # It waits for all; what one of them fails with is logged by Twisted.
+    await children
+    await handle.disconnect()

@@ -60,8 +60,7 @@ def _read_section(path: Path, section: str | None, prefix: str, depth: int) -> d
                 f"{path}: more than {_FILES} sections use one another: use fewer"
             )
         found = _read_section(*base, prefix, depth + 1)
-    # What is set for one section counts more than what all have.
-    for key in sorted(_keys(parser, name), key=lambda key: key.startswith("set ")):
+    for key in sorted(_keys(parser, name), key=lambda key: _weight(parser, key)):
         word, _, rest = key.partition(" ")
         if word == "get" and rest.strip().startswith(prefix):
             raise ConfigurationError(
@@ -99,6 +98,13 @@ def _parsed(path: Path) -> _Ini:
 
 def _keys(parser: _Ini, name: str) -> list[str]:
     return list(parser.defaults()) if name == parser.default_section else parser.options(name)
+
+
+def _weight(parser: _Ini, key: str) -> int:
+    """What all sections have counts less than what is set, and that less than a section's own."""
+    if key.startswith("set "):
+        return 1
+    return 0 if key in parser.defaults() else 2
 
 
 def _chosen(parser: _Ini, path: Path, section: str | None, prefix: str) -> str:

@@ -178,7 +178,7 @@ def _addresses(hosts: Setting, ports: Setting, default: list[str]) -> tuple[Host
     if not addresses:
         if numbers:
             raise ConfigurationError(f"{ports.key} needs {hosts.key}: name the hosts")
-        if hosts.key.endswith("master_host") and hosts.value is not None:
+        if default and hosts.value is not None:
             raise hosts.refused("names no host: give one or leave the key out")
         return ()
     if numbers and any(port is not None for _, port in addresses):
@@ -223,14 +223,15 @@ def _address(setting: Setting, text: str) -> tuple[str, int | None]:
 
 
 def _no_host(setting: Setting, text: str) -> ConfigurationError:
-    what = "what it names" if "@" in text else repr(text)
     return setting.refused(
-        f"cannot be used: {what} must be a host's name or address (a connection string or a "
-        "Unix socket goes into a uri)"
+        f"cannot be used: {setting.quoted(text)} must be a host's name or address (a connection "
+        "string or a Unix socket goes into a uri)"
     )
 
 
 def _port(setting: Setting, text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise setting.refused(f"cannot be used: {text!r} must be a whole number 1 to 65535")
+        raise setting.refused(
+            f"cannot be used: {setting.quoted(text)} must be a whole number 1 to 65535"
+        )
     return int(text)
