@@ -4,8 +4,10 @@ L{txmongokit.storage} on a real server.
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from random import Random
 from typing import Any
@@ -20,11 +22,13 @@ from tests.storage.classes import (
     Book,
     Colour,
     Film,
+    Keyed,
     Note,
     Person,
     Point,
     Ticket,
     everything,
+    keyed,
 )
 from tests.storage.oracle import meets, random_documents, random_value
 from txmongokit.errors import (
@@ -34,6 +38,7 @@ from txmongokit.errors import (
     OperationFailure,
     ServerSelectionTimeoutError,
 )
+from txmongokit.sessions import ClientSession
 from txmongokit.storage import LONGEST_TEXT, LOOKUPS, Misfit, MissingKey, StorageAdapter
 
 
@@ -136,6 +141,15 @@ class LookupTests(StorageTestCase):
             phrase = {"like_any": ["Ada Grace"], "search": '"Ada Grace"'}.get(lookup, "Ada Grace")
             self.assertEqual(await storage.find(**{f"f__{lookup}": phrase}).count(), 3, lookup)
         self.assertEqual(await storage.find(f__search="Ada Grace").count(), 4)
+        # Python's white space is all of Unicode's.
+        gaps = [gap for gap in map(chr, range(sys.maxunicode)) if gap.isspace()]
+        await storage.clear()
+        await storage.collection.insert_many([{"f": f"Ada{gap}Grace"} for gap in gaps])
+        for gap in gaps:
+            alike = storage.find(f__like=f"ada{gap}grace")
+            self.assertEqual(await alike.count(), len(gaps), repr(gap))
+        self.assertEqual(await storage.find(f__search='"ada || grace"').count(), 0)
+        self.assertEqual(await storage.find(f__search="alan || ada && grace").count(), len(gaps))
 
     def test_index(self) -> Deferred[None]:
         """Ranges, years, beginnings, equality and lists are looked up in an index."""
@@ -323,6 +337,28 @@ class GetOrCreateTests(StorageTestCase):
             storage.get_or_create(dict, name="x", defaults={"email": 1}), DuplicateKeyError
         )
 
+    def test_collision_in_a_transaction(self) -> Deferred[None]:
+        """A collision within a transaction is told at once, and not as something to repeat."""
+        return self.run_with(self.collision)
+
+    async def collision(self, other: StorageAdapter) -> None:
+        """See L{test_collision_in_a_transaction}."""
+        await other.collection.create_index("email", unique=True)
+        await other.save({"_id": 1, "email": "a"})
+        client = self.client(shared_set().uri)
+        storage = StorageAdapter(client=client, database=self.database, collection="things")
+        attempts = []
+
+        async def create(session: ClientSession) -> None:
+            attempts.append(session)
+            async with session.bind(end_session=False):
+                await storage.get_or_create(dict, name="x", defaults={"email": "a"})
+
+        async with client.start_session() as session:
+            await self.error_of(session.with_transaction(create), DuplicateKeyError)
+        self.assertEqual(len(attempts), 1)
+        self.assertEqual(await other.find(), [{"_id": 1, "email": "a"}])
+
     def test_values(self) -> Deferred[None]:
         """What was created is found again, whatever its values, and returned as it is there."""
         return self.run_with(self.found_again)
@@ -388,6 +424,23 @@ class ConnectionTests(StorageTestCase):
         await storage.reconnect()
         self.assertEqual(await query.count(), 500)
 
+    def test_closed_meanwhile(self) -> Deferred[None]:
+        """Closing leaves none of the connections open that a reconnection waits for."""
+        return self.run_with(self.closed_meanwhile)
+
+    async def closed_meanwhile(self, storage: StorageAdapter) -> None:
+        """See L{test_closed_meanwhile}."""
+        await storage.save({"_id": 1})
+        client = storage.collection.database.client
+        slow = {"$where": "sleep(2000) || true"}
+        under_way = storage.during(lambda collection: collection.find(slow).to_list())
+        done = storage.reconnect(grace=60)
+        self.assertIsNot(storage.collection.database.client, client)
+        again = storage.reconnect()
+        await storage.close()
+        for each in (under_way, done, again):
+            await self.error_of(each, AutoReconnect, InvalidOperation)
+
     def test_nobody_there(self) -> Deferred[None]:
         """Reconnecting where there is no server fails in time."""
         storage = StorageAdapter(port=1, database="d", collection="c", serverSelectionTimeoutMS=200)
@@ -414,6 +467,7 @@ class ClassTests(StorageTestCase):
             Book("M", 3, 7),
             Film(_id=ObjectId(), title="M", shown=date(1931, 5, 11), tickets=[Ticket(row=3)]),
             everything(),
+            replace(keyed(), pk=7),
         ]
         for instance in instances:
             doc_class = type(instance)
@@ -467,6 +521,7 @@ class ClassTests(StorageTestCase):
             (Person, {"pk": "ada", "name": "Ada", "born": date(1815, 12, 10)}),
             (Film, {"title": "M", "year": 1931, "shown": date(1931, 5, 11)}),
             (Book, {"title": "M", "_id": 5}),
+            (Keyed, {**vars(keyed()), "pk": 5}),
         ):
             await storage.clear()
             arguments: dict[str, Any] = fields

@@ -115,7 +115,8 @@ def random_value(random: Random, lookup: str) -> Any:
         return " ".join(random.choices(WORDS[:7], k=random.randint(1, 2)))
     if lookup == "search":
         one, two, three = random.choices(WORDS[:7], k=3)
-        return random.choice([one, f"{one} {two}", f'"{one} {two}"', f"{one} {two} || {three}"])
+        joined = [f"{one} {two}", f"{one} && {two}", f"{one} {two} || {three}"]
+        return random.choice([one, *joined, f'"{one} {two}"', f'"{one} || {two}" || {three}'])
     if lookup in ("matches", "imatches", "matches_caseless"):
         return random.choice(["a", "^a", "a.b", "d[ad]$", "(?:gr|x)\\w", "^$"])
     if lookup in ("year", "month", "day"):
@@ -205,11 +206,17 @@ def _phrase(values: list[Any], phrase: str) -> bool:
 
 
 def _search(values: list[Any], expression: str) -> bool:
-    alternatives = []
-    for part in expression.split("||"):
-        terms = [quoted or word for quoted, word in re.findall(r'"([^"]*)"|(\S+)', part)]
-        alternatives.append(all(_phrase(values, term) for term in terms))
-    return any(alternatives)
+    alternatives: list[list[str]] = [[]]
+    for number, part in enumerate(expression.split('"')):
+        if number % 2:
+            alternatives[-1].append(part)
+            continue
+        more, *others = part.split("||")
+        alternatives[-1].extend(more.split())
+        alternatives.extend(other.split() for other in others)
+    return any(
+        all(_phrase(values, term) for term in terms if term != "&&") for terms in alternatives
+    )
 
 
 def _date_part(name: str) -> Callable[[list[Any], Any], bool]:

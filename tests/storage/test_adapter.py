@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from bson.objectid import ObjectId
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import cursor_reply
@@ -21,6 +21,7 @@ from txmongokit.errors import (
     ConfigurationError,
     DuplicateKeyError,
     InvalidOperation,
+    OperationFailure,
 )
 from txmongokit.storage import MissingKey, StorageAdapter
 
@@ -144,6 +145,48 @@ class ReconnectTests(SynchronousTestCase):
         self.failureResultOf(first, AutoReconnect)
         self.network.end(self.storage.collection.database.client)
 
+    def test_several(self) -> None:
+        """Who reconnects while that is under way waits for the same."""
+        first = self.storage.find().count()
+        self.network.advance(0.1)
+        waiting = [self.storage.reconnect(grace=3.0)]
+        client = self.storage.collection.database.client
+        waiting += [self.storage.reconnect(), self.storage.reconnect()]
+        self.assertIs(self.storage.collection.database.client, client)
+        waiting[0].cancel()
+        self.failureResultOf(waiting[0], CancelledError)
+        self.network.advance(2.0)
+        self.assertNoResult(first)
+        self.network.advance(2.0)
+        self.failureResultOf(first, AutoReconnect)
+        for each in waiting[1:]:
+            self.successResultOf(each)
+        self.network.end(client)
+
+    def test_after_the_last_has_gone(self) -> None:
+        """When nobody waits any more, the next who reconnects begins anew."""
+        first = self.storage.find().count()
+        self.network.advance(0.1)
+        for waiting in [self.storage.reconnect(grace=60.0) for _ in range(2)]:
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        done = self.storage.reconnect()
+        self.network.advance(0.1)
+        self.failureResultOf(first, AutoReconnect)
+        self.successResultOf(done)
+        self.network.end(self.storage.collection.database.client)
+
+    def test_closed_meanwhile(self) -> None:
+        """Closing does not wait for what a reconnection waits for, and leaves nothing open."""
+        first = self.storage.find().count()
+        self.network.advance(0.1)
+        done = self.storage.reconnect(grace=60.0)
+        self.successResultOf(self.closed())
+        self.failureResultOf(first, AutoReconnect)
+        self.failureResultOf(done, InvalidOperation, AutoReconnect)
+        self.assertEqual(self.server.connections, [])
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
     def test_finished(self) -> None:
         """When what is under way has ended, the wait is over."""
         first = self.storage.find().count()
@@ -204,6 +247,21 @@ class KeyTests(SynchronousTestCase):
         storage, runner = scripted()
         self.assertEqual(self.successResultOf(storage.get_many(dict, [])), [])
         self.assertEqual(runner.commands, [])
+
+    def test_get_many_messages(self) -> None:
+        """Keys go in messages of as many as have room, by their number and their length."""
+        for keys, sent in (
+            (range(10_001), [10_000, 1]),
+            (["a" * 3_000_000, "b" * 3_000_000, "c" * 3_000_000, "d"], [2, 2]),
+            (["a" * 9_000_000, "b"], [1, 1]),
+        ):
+            some: Any = keys
+            storage, runner = scripted(*(cursor_reply([]) for _ in sent))
+            error = self.failureResultOf(storage.get_many(dict, some), MissingKey).value
+            self.assertEqual(error.keys, tuple(some))
+            self.assertLess(len(str(error)), 2000)
+            asked = [len(body["filter"]["_id"]["$in"]) for body in runner.bodies]
+            self.assertEqual(asked, sent)
 
     def test_get_many_missing(self) -> None:
         """All keys that are missing are named, but not without end."""
@@ -298,6 +356,21 @@ class GetOrCreateTests(SynchronousTestCase):
         storage, runner = scripted(*([DUPLICATE] * 9))
         self.failureResultOf(storage.get_or_create(dict, name="x"), DuplicateKeyError)
         self.assertEqual(len(runner.commands), 5)
+
+    def test_collision_in_a_transaction(self) -> None:
+        """A collision ends a transaction, and is what is told, for repeating that is no use."""
+        ended = OperationFailure(
+            "no such transaction",
+            251,
+            {"code": 251, "errorLabels": ["TransientTransactionError"]},
+        )
+        storage, runner = scripted(DUPLICATE, ended)
+        made = storage.get_or_create(dict, name="x")
+        error = self.failureResultOf(made, DuplicateKeyError).value
+        self.assertFalse(error.has_error_label("TransientTransactionError"))
+        self.assertEqual(len(runner.commands), 2)
+        storage, runner = scripted(ended)
+        self.failureResultOf(storage.get_or_create(dict, name="x"), OperationFailure)
 
     def test_key(self) -> None:
         """The key may be what is looked for, by either name."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +18,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field, field_validator
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.classes import (
@@ -26,14 +26,18 @@ from tests.storage.classes import (
     Book,
     Box,
     Colour,
+    Email,
     Entry,
     Everything,
     Film,
+    Keyed,
     Note,
     Person,
     Point,
+    Size,
     Ticket,
     everything,
+    keyed,
 )
 from txmongokit.storage.documents import DocumentClasses
 from txmongokit.storage.errors import Misfit
@@ -53,12 +57,6 @@ def read(doc_class: type[Any], document: dict[str, Any], **options: Any) -> Any:
     return DocumentClasses(**options).of(doc_class).decode(document, "db.things")
 
 
-class Size(IntEnum):
-    """An enumeration of numbers."""
-
-    SMALL = 1
-
-
 class Unit(StrEnum):
     """An enumeration of texts."""
 
@@ -72,6 +70,68 @@ class Thing:
     size: Size
     unit: Unit
     sizes: list[Size]
+
+
+@dataclass
+class Pairs:
+    """What has keys that no text can stand for."""
+
+    pairs: dict[tuple[int, int], str]
+
+
+@dataclass
+class Measured:
+    """What has a field that it makes itself."""
+
+    name: str
+    length: int = field(init=False, default=0)
+
+
+class Square(BaseModel):
+    """A model that computes some of its fields."""
+
+    side: int
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no properties with decorators
+    @property
+    def area(self) -> int:
+        """By its own name."""
+        return self.side**2
+
+    @computed_field(alias="around")  # type: ignore[prop-decorator]  # the same
+    @property
+    def perimeter(self) -> int:
+        """By another name."""
+        return self.side * 4
+
+
+class Card(BaseModel):
+    """A model that tells values in its errors."""
+
+    number: str = ""
+    scores: dict[str, int] = {}
+    inner: list[Square] = []
+    dates: dict[date, int] = {}
+    sizes: dict[Size, int] = {}
+    colours: dict[Colour, int] = {}
+    prices: dict[Decimal, int] = {}
+    truths: dict[bool, int] = {}
+
+    @field_validator("number")
+    @classmethod
+    def no_secret(cls, value: str) -> str:
+        """Refuse some."""
+        if "secret" in value:
+            raise ValueError(f"{value} is no card")
+        return value
+
+
+class Owned(BaseModel):
+    """A model with keys that it does not read of text."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    owners: dict[ObjectId, int]
 
 
 class Loose(BaseModel):
@@ -219,7 +279,80 @@ class ConvertedTests(SynchronousTestCase):
         thing = Thing(Size.SMALL, Unit.METRE, [Size.SMALL])
         self.assertEqual(self.round_trip(thing), {"size": 1, "unit": "m", "sizes": [1]})
         self.assertIsInstance(read(Thing, stored(thing)).sizes[0], Size)
-        self.assertRaises(Misfit, read, Thing, {"size": 2, "unit": "m", "sizes": []})
+        self.assertRaises(Misfit, read, Thing, {"size": 3, "unit": "m", "sizes": []})
+
+    def test_keys_of_mappings(self) -> None:
+        """Keys of mappings are names of fields, and come back as what they are declared as."""
+        thing = keyed()
+        thing.children = {7: keyed()}
+        document = self.round_trip(thing)
+        self.assertEqual(document["numbers"], {"5": "five", "-1": "less"})
+        self.assertEqual(document["colours"], {"r": 1, "b": 2})
+        self.assertEqual(document["sizes"], {"2": 1})
+        self.assertEqual(document["days"], {"2020-01-02": 1})
+        again = read(Keyed, document)
+        for name in ("note", "email", "count", "ratio", "token", "words", "lists"):
+            self.assertIs(type(getattr(again, name)), type(getattr(thing, name)), name)
+        self.assertEqual(again.lists[9], [])
+        self.assertEqual({type(key) for key in again.emails}, {Email})
+        plain = DocumentClasses().of(Keyed).plain
+        self.assertEqual(plain({Colour.RED: {5: date(2020, 1, 2)}})["r"].keys(), {"5"})
+
+    def test_keys_of_models(self) -> None:
+        """Keys of models' mappings are text that the models read."""
+        card = Card(
+            scores={"a": 1},
+            dates={date(2020, 1, 2): 1},
+            sizes={Size.LARGE: 1},
+            colours={Colour.RED: 1},
+            prices={Decimal("1.50"): 1},
+            truths={True: 1, False: 2},
+        )
+        document = self.round_trip(card)
+        self.assertEqual((document["dates"], document["sizes"]), ({"2020-01-02": 1}, {"2": 1}))
+        self.assertEqual(document["colours"], {"r": 1})
+        of_cards: Any = Box[Card]
+        self.assertEqual(stored(Box(card, 5)), {"_id": 5, "content": document})
+        self.assertEqual(read(of_cards, {"_id": 5, "content": document}), Box(card, 5))
+        error = self.assertRaises(TypeError, stored, Owned(owners={KEY: 1}))
+        self.assertIn("give the model a serializer", str(error))
+
+    def test_keys_that_would_not_come_back(self) -> None:
+        """Keys that no text can stand for, and those that are not declared, are refused."""
+        error = self.assertRaises(TypeError, DocumentClasses().of, Pairs)
+        self.assertIn("cannot be the names of fields", str(error))
+        thing = everything()
+        thing.anything = {5: "x"}
+        self.assertRaises(TypeError, stored, thing)
+        for wrong in ({"5": "x"}, {5.0: "x"}, {Colour.RED: "x"}):
+            keys: Any = wrong
+            self.assertRaises(TypeError, stored, replace(keyed(), numbers=keys))
+        days: Any = {datetime(2020, 1, 2, 3, tzinfo=UTC): 1}
+        self.assertRaises(ValueError, stored, replace(keyed(), days=days))
+
+    def test_other_text(self) -> None:
+        """A name that would be written otherwise is no key: two would become one."""
+        for name, wrong in (
+            ("numbers", "05"),
+            ("numbers", " 5"),
+            ("days", "20200102"),
+            ("truths", "true"),
+            ("blobs", "00 24"),
+            ("some", "3"),
+            ("colours", "g"),
+            ("owners", "x"),
+        ):
+            document = {**stored(keyed()), name: {wrong: 1}}
+            error = self.assertRaises(Misfit, read, Keyed, document)
+            self.assertIn(f"@ $.{name}[...]", str(error))
+
+    def test_fields_that_are_not_stored(self) -> None:
+        """A field that is no argument is not stored, what a model computes is."""
+        classes = DocumentClasses()
+        self.assertEqual(stored(Measured("x")), {"name": "x"})
+        self.assertEqual(classes.of(Measured).names.fields, {"name"})
+        self.assertEqual(stored(Square(side=3)), {"side": 3, "area": 9, "around": 12})
+        self.assertEqual(classes.of(Square).names.fields, {"side", "area", "around"})
 
     def test_key_field(self) -> None:
         """Another field may be the key."""
@@ -227,7 +360,7 @@ class ConvertedTests(SynchronousTestCase):
 
     def test_misfit(self) -> None:
         """What does not fit is told by key, class and field, without the document's values."""
-        for doc_class, document, why in (
+        cases: list[tuple[Any, dict[str, Any], str]] = [
             (Person, {"age": 5}, "a field that it needs is missing @ $.name"),
             (Person, {"name": "secret", "age": "5"}, "this is no int @ $.age"),
             (Person, {"name": "x", "address": {"city": ObjectId()}}, "str @ $.address.city"),
@@ -238,7 +371,14 @@ class ConvertedTests(SynchronousTestCase):
             (Person, {"name": "x", "born": datetime.fromtimestamp(5, UTC)}, "born"),
             (Film, {"title": "x", "year": 1700}, "greater than or equal to 1888 @ $.year"),
             (Film, {"title": ["secret"]}, "Input should be a valid string @ $.title"),
-        ):
+            (Keyed, {"numbers": {"secret": "x"}}, "this is no int @ $.numbers[...]"),
+            (Keyed, {"words": {"secret": "x"}}, "this is no int @ $.words[...]"),
+            (Keyed, {"lists": {"3": [1, "x"]}}, "this is no int @ $.lists[...][1]"),
+            (Card, {"number": "secret"}, "value_error @ $.number"),
+            (Card, {"scores": {"secret": "x"}}, "as an integer @ $.scores[...]"),
+            (Card, {"inner": [{"side": 1}, {"side": "x"}]}, "as an integer @ $.inner[1].side"),
+        ]
+        for doc_class, document, why in cases:
             error = self.assertRaises(Misfit, read, doc_class, {"_id": 5, **document})
             start = f"the document 5 of db.things is no {doc_class.__name__}: "
             self.assertTrue(str(error).startswith(start), str(error))
@@ -246,6 +386,12 @@ class ConvertedTests(SynchronousTestCase):
             self.assertNotIn("secret", str(error))
             self.assertIsNone(error.__cause__)
             self.assertIsInstance(error.reason, Exception)
+
+    def test_long_key(self) -> None:
+        """Of a key that is long the beginning is told."""
+        error = self.assertRaises(Misfit, read, Person, {"_id": "x" * 10_000})
+        self.assertIn("the document 'xxx", str(error))
+        self.assertLess(len(str(error)), 400)
 
     def test_values(self) -> None:
         """Values for conditions become BSON's, too."""

@@ -17,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.properties import reproducible
 from txmongokit.storage.lookups import LOOKUPS, Names, clauses, field_path, filter_of
 from txmongokit.storage.text import LONGEST_PATTERN, LONGEST_TEXT
 
@@ -89,6 +90,13 @@ class TranslationTests(SynchronousTestCase):
         self.assertEqual(
             translated(a__search='"x" || && y'), {"$or": [{"$and": [one]}, {"$and": [two]}]}
         )
+        self.assertEqual(translated(a__search="x||y"), {"$or": [{"$and": [one]}, {"$and": [two]}]})
+
+    def test_quotes(self) -> None:
+        """Within quotes nothing stands between words or alternatives."""
+        for text in ("x || y", "&&", "||", "x && y"):
+            phrase = translated(a__like=text)
+            self.assertEqual(translated(a__search=f'"{text}"'), {"$or": [{"$and": [phrase]}]})
 
     def test_patterns(self) -> None:
         """Regular expressions are taken as such by C{matches} alone."""
@@ -223,6 +231,10 @@ class RefusalTests(SynchronousTestCase):
             self.refused(f"a__{lookup}", [], "something in it", ValueError)
         for bounds in ([1], [1, 2, 3], {1, 2}):
             self.refused("a__between", bounds, "a list of two", ValueError)
+        for pair in ({1, 2}, frozenset({1, 2})):
+            # Classes' converters make lists of sets.
+            error = self.assertRaises(ValueError, clauses, {"a__between": pair}, NAMES, list)
+            self.assertIn("a list of two", str(error))
 
     def test_text(self) -> None:
         """Text is text, and not without end."""
@@ -234,7 +246,8 @@ class RefusalTests(SynchronousTestCase):
         self.refused("a__like", ["x"] * 101, "at most 100 values, not 101", ValueError)
         self.refused("a__search", "x " * 51 + "||" + "y " * 50, "not 101", ValueError)
         self.refused("a__like", " ", "a phrase needs a word", ValueError)
-        self.refused("a__search", "x ||", "a phrase needs a word", ValueError)
+        for text in ("x ||", "|| x", "&&", "", '""', 'x || ""'):
+            self.refused("a__search", text, "a phrase needs a word", ValueError)
 
     def test_matches(self) -> None:
         """Patterns are text, short, and have the server's flags."""
@@ -307,6 +320,7 @@ class OutsideTests(SynchronousTestCase):
     Values from outside never become operators.
     """
 
+    @reproducible(200)
     @given(st.sampled_from(sorted(LOOKUPS)), ANYTHING)
     def test_values(self, lookup: str, value: Any) -> None:
         """Of any value at all comes a comparison, escaped text, or a refusal."""
@@ -335,6 +349,7 @@ class OutsideTests(SynchronousTestCase):
             return
         self.assertLessEqual(set(operators(clause, "f")), OURS)
 
+    @reproducible(100)
     @given(st.text(max_size=30))
     @example("\\z")
     @example("\\x{0}\\\0")
@@ -346,7 +361,11 @@ class OutsideTests(SynchronousTestCase):
         self.assertTrue(re.search(ours, text))
         self.assertFalse(re.search(ours, text + "x"))
         self.assertFalse(re.search(ours, "x" + text))
+        if text:
+            self.assertFalse(re.search(ours, text[:-1]))
+            self.assertFalse(re.search(ours, text[1:]))
 
+    @reproducible(100)
     @given(NAMED, SCALARS)
     def test_names(self, name: str, value: Any) -> None:
         """A name with a dollar or a null character is refused, whatever comes with it."""

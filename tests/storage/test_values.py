@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from bson.binary import Binary
+from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -47,7 +48,14 @@ class KeyTests(SynchronousTestCase):
             [1, 1.0, Int64(1), Decimal128("1"), Decimal128("1.0")],
             [True],
             [float("nan"), Decimal128("NaN")],
-            [moment, summer, moment.replace(tzinfo=None), moment.replace(microsecond=678000)],
+            [
+                moment,
+                summer,
+                moment.replace(tzinfo=None),
+                moment.replace(microsecond=678000),
+                DatetimeMS(moment),
+            ],
+            [DatetimeMS(1 << 60)],
             [b"x", Binary(b"x", 0)],
             [Binary(b"x", 5)],
             [one, Binary(one.bytes, 4)],

@@ -4,19 +4,27 @@ The storage: one collection, whose documents are instances of classes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar, overload
 
 import bson
+from bson.codec_options import CodecOptions
 from bson.objectid import ObjectId
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    fail,
+    gatherResults,
+    succeed,
+)
 
 from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool, MongoConnection
 from txmongokit.database import Database
-from txmongokit.errors import DuplicateKeyError, InvalidOperation
+from txmongokit.errors import DuplicateKeyError, InvalidOperation, OperationFailure
 from txmongokit.storage.documents import Conversion, DocumentClass, DocumentClasses
-from txmongokit.storage.errors import MissingKey
+from txmongokit.storage.errors import MissingKey, shown
 from txmongokit.storage.lookups import field_path
 from txmongokit.storage.query import QueryAdapter
 from txmongokit.storage.values import check_key, equal, identity, refuse_patterns
@@ -27,10 +35,12 @@ T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
 _HOST, _PORT = "127.0.0.1", 27017
-# Keys that are asked for in one message.
+# Keys that are asked for in one message, and their bytes: a message has 16 MiB.
 _AT_ONCE = 10_000
+_BYTES_AT_ONCE = 8 << 20
 # Each failure means that another was quicker, whose document is then there.
 _ATTEMPTS = 5
+_NO_SUCH_TRANSACTION = 251
 _GRACE = 5.0
 
 
@@ -78,6 +88,42 @@ class _Link:
                 await self.client.disconnect()
         else:
             await self.client.disconnect()
+
+
+class _Reconnection:
+    """
+    A reconnection, for all who ask for one while it is under way.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Deferred[None]] = []
+        self._work: Deferred[None] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for it; it was cancelled otherwise."""
+        return bool(self._waiting)
+
+    def begin(self, work: Deferred[None]) -> None:
+        """Tell everybody how it ends."""
+        self._work = work
+        work.addBoth(self._tell)
+
+    def join(self) -> Deferred[None]:
+        """Wait for it, too.  It is cancelled when the last of all has gone."""
+        waiting: Deferred[None] = Deferred(self._leave)
+        self._waiting.append(waiting)
+        return waiting
+
+    def _leave(self, waiting: Deferred[None]) -> None:
+        self._waiting.remove(waiting)
+        if not self._waiting and self._work is not None:
+            self._work.cancel()
+
+    def _tell(self, result: Any) -> None:
+        everybody, self._waiting = self._waiting, []
+        for waiting in everybody:
+            waiting.callback(result)
 
 
 class StorageAdapter:
@@ -149,6 +195,8 @@ class StorageAdapter:
 
         self._connect = link
         self._link = link()
+        self._retiring: set[_Link] = set()
+        self._reconnection: _Reconnection | None = None
 
     def __repr__(self) -> str:
         return f"<StorageAdapter {self.collection.full_name}>"
@@ -186,39 +234,53 @@ class StorageAdapter:
         """
         Close the connections and connect again.  What begins from now on uses
         the new ones; what is under way may end first, but for C{async for}
-        loops, which fail with their next batch.
+        loops, which fail with their next batch.  While one reconnection is
+        under way, others wait for the same.
 
         @param grace: how long to wait for what is under way, in seconds;
             after that it fails with L{txmongokit.errors.AutoReconnect}.
         @return: fires with C{None} when a server has been found; fails with
             L{txmongokit.errors.ServerSelectionTimeoutError} where there is
-            none, or L{InvalidOperation} where the client was given.
-            Cancelling ends the wait: the old connections are closed at once.
+            none, L{InvalidOperation} where the client was given, or one of
+            L{InvalidOperation} and L{txmongokit.errors.AutoReconnect} where
+            the storage is closed meanwhile.  Cancelling ends the wait: with
+            that of the last who waits, the old connections are closed at once.
         """
         if self._borrowed:
             return fail(InvalidOperation("the client was given: whoever made it reconnects it"))
-        old, new = self._link, self._connect()
-        self._link = new
+        if self._reconnection is not None and self._reconnection.is_awaited:
+            return self._reconnection.join()
+        old, self._link = self._link, self._connect()
+        self._retiring.add(old)
+        self._reconnection = reconnection = _Reconnection()
+        waiting = reconnection.join()
+        reconnection.begin(Deferred.fromCoroutine(self._change(reconnection, old, grace)))
+        return waiting
 
-        async def change() -> None:
+    async def _change(self, reconnection: _Reconnection, old: _Link, grace: float) -> None:
+        new = self._link
+        try:
             await old.retire(grace)
             await new.client["admin"].command("ping")
-
-        return Deferred.fromCoroutine(change())
+        finally:
+            self._retiring.discard(old)
+            if self._reconnection is reconnection:
+                self._reconnection = None
 
     def close(self) -> Deferred[None]:
         """
-        Close the connections, unless the client was given.  Operations under
-        way fail with L{txmongokit.errors.AutoReconnect}.
+        Close the connections, unless the client was given, and those that
+        L{reconnect} has still left open.  Operations under way fail with
+        L{txmongokit.errors.AutoReconnect}.
 
         @return: fires with C{None} when they are closed.
         """
-
-        async def close() -> None:
-            if not self._borrowed:
-                await self._link.retire(0)
-
-        return Deferred.fromCoroutine(close())
+        if self._borrowed:
+            return succeed(None)
+        self._reconnection = None
+        links = [self._link, *self._retiring]
+        closed = gatherResults([Deferred.fromCoroutine(link.retire(0)) for link in links])
+        return closed.addCallback(lambda _: None)
 
     # By keys.
 
@@ -256,9 +318,8 @@ class StorageAdapter:
         async def get_many(collection: Collection[dict[str, Any]]) -> list[T]:
             found: dict[Any, dict[str, Any]] = {}
             asked = list({identity(key): key for key in keys}.values())
-            for first in range(0, len(asked), _AT_ONCE):
-                some = {"_id": {"$in": asked[first : first + _AT_ONCE]}}
-                async for document in collection.find(some):
+            for some in _portions(asked, collection.codec_options):
+                async for document in collection.find({"_id": {"$in": some}}):
                     found[identity(document["_id"])] = document
             missing = [key for key in keys if identity(key) not in found]
             if missing:
@@ -287,8 +348,8 @@ class StorageAdapter:
             check_key(primary_key)
             if key is not None and identity(key) != identity(primary_key):
                 raise ValueError(
-                    f"the document has the key {key!r}, not {primary_key!r}: for a copy, save it "
-                    "without its own"
+                    f"the document has the key {shown(key)}, not {shown(primary_key)}: for a "
+                    "copy, save it without its own"
                 )
             key = primary_key
         # The server's own _id stays: it may be of another type, as 1 and 1.0 are one key.
@@ -370,22 +431,44 @@ class StorageAdapter:
 
         async def get_or_create(collection: Collection[dict[str, Any]]) -> tuple[T, bool]:
             attempt = 1
+            duplicate: DuplicateKeyError | None = None
             while True:
                 try:
                     found = await collection.find_one_and_update(
                         wanted, {"$setOnInsert": document}, upsert=True
                     )
-                except DuplicateKeyError:
+                except DuplicateKeyError as error:
                     if attempt == _ATTEMPTS:
                         raise
                     attempt += 1
+                    duplicate = error
                     continue
+                except OperationFailure as error:
+                    if duplicate is not None and error.code == _NO_SUCH_TRANSACTION:
+                        # It has ended with the duplicate, which would be so in any other.
+                        raise duplicate from None
+                    raise
                 # A new one as it is read later: with dates to the millisecond, for one.
                 codec = collection.codec_options
                 stored = found or bson.decode(bson.encode(document, False, codec), codec)
                 return kind.decode(stored, collection.full_name), found is None
 
         return self.during(get_or_create)
+
+
+def _portions(keys: Iterable[Any], codec: CodecOptions[Any]) -> Iterator[list[Any]]:
+    """What of some keys has room in one message."""
+    some: list[Any] = []
+    size = 0
+    for key in keys:
+        length = len(bson.encode({"": key}, False, codec))
+        if some and (len(some) == _AT_ONCE or size + length > _BYTES_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(key)
+        size += length
+    if some:
+        yield some
 
 
 def _wanted_and_new(

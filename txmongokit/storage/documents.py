@@ -7,11 +7,14 @@ own methods, dataclasses and attrs classes by C{cattrs}.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin
 
 from txmongokit.storage.errors import Misfit
 from txmongokit.storage.lookups import Names
+from txmongokit.storage.names import any_key, dumped_key
 from txmongokit.storage.values import check_key
 
 __all__ = ["Conversion", "DocumentClass", "DocumentClasses"]
@@ -20,6 +23,47 @@ T = TypeVar("T")
 
 _EXTRA = "pip install 'txmongokit[storage]'"
 _KEY_FIELDS = ("_id", "pk")
+# Pydantic's errors whose texts have nothing of the document in them.
+_TOLD = frozenset(
+    {
+        "bool_parsing",
+        "bool_type",
+        "bytes_type",
+        "date_from_datetime_inexact",
+        "date_type",
+        "datetime_type",
+        "decimal_parsing",
+        "decimal_type",
+        "dict_type",
+        "enum",
+        "extra_forbidden",
+        "float_parsing",
+        "float_type",
+        "frozen_set_type",
+        "greater_than",
+        "greater_than_equal",
+        "int_from_float",
+        "int_parsing",
+        "int_type",
+        "is_instance_of",
+        "less_than",
+        "less_than_equal",
+        "list_type",
+        "literal_error",
+        "missing",
+        "model_type",
+        "set_type",
+        "string_pattern_mismatch",
+        "string_too_long",
+        "string_too_short",
+        "string_type",
+        "time_type",
+        "too_long",
+        "too_short",
+        "tuple_type",
+        "uuid_type",
+    }
+)
 
 
 class Conversion(Protocol):
@@ -135,6 +179,7 @@ class DocumentClasses:
         self._key_field = key_field
         self._given = converter
         self._made: Conversion | None = None
+        self._of_conditions: Conversion | None = None
         self._known: dict[type[Any], DocumentClass[Any]] = {}
 
     def of(self, doc_class: type[T]) -> DocumentClass[T]:
@@ -167,6 +212,8 @@ class DocumentClasses:
                 "the storage has a converter for them"
             )
         converter = self._converter()
+        if self._given is None:
+            _conversion().refuse_unreadable(converter, doc_class)
         # A converter of the application's own may call fields what it likes.
         fields = declared if self._given is None else None
         return DocumentClass(
@@ -174,7 +221,7 @@ class DocumentClasses:
             Names(self._key_of(declared or frozenset()), fields),
             lambda document: converter.structure(document, doc_class),
             converter.unstructure,
-            converter.unstructure,
+            self._plain(),
             _explain if self._given is None else _name_of,
         )
 
@@ -183,17 +230,16 @@ class DocumentClasses:
         fields = frozenset(
             field.serialization_alias or field.alias or name
             for name, field in doc_class.model_fields.items()
-        )
+        ) | {field.alias or name for name, field in doc_class.model_computed_fields.items()}
         open_ended = doc_class.model_config.get("extra") == "allow"
-        conversion = _conversion()
-        after = conversion.make_converter(decimals=False)
+        after = _conversion().make_converter(decimals=False, untyped=dumped_key)
         return DocumentClass(
             doc_class,
             Names(self._key_of(fields), None if open_ended else fields),
             doc_class.model_validate,
             lambda model: after.unstructure(model.model_dump(by_alias=True)),
-            self._converter().unstructure,
-            _explain_model,
+            self._plain(),
+            partial(_explain_model, _names_within(doc_class)),
         )
 
     def _key_of(self, fields: frozenset[str]) -> str:
@@ -207,6 +253,14 @@ class DocumentClasses:
             self._made = _conversion().make_converter()
         return self._made
 
+    def _plain(self) -> Callable[[Any], Any]:
+        """What makes a value of BSON's of one for a condition."""
+        if self._given is not None:
+            return self._given.unstructure
+        if self._of_conditions is None:
+            self._of_conditions = _conversion().make_converter(untyped=any_key)
+        return self._of_conditions.unstructure
+
 
 def _conversion() -> Any:
     try:
@@ -217,11 +271,11 @@ def _conversion() -> Any:
 
 
 def _declared_fields(doc_class: type[Any]) -> frozenset[str] | None:
-    """The fields of a dataclass or an attrs class."""
+    """The fields of a dataclass or an attrs class that are stored."""
+    fields: Any = getattr(doc_class, "__attrs_attrs__", None)
     if dataclasses.is_dataclass(doc_class):
-        return frozenset(field.name for field in dataclasses.fields(doc_class))
-    attributes = getattr(doc_class, "__attrs_attrs__", None)
-    return None if attributes is None else frozenset(each.name for each in attributes)
+        fields = dataclasses.fields(doc_class)
+    return None if fields is None else frozenset(each.name for each in fields if each.init)
 
 
 def _explain(error: Exception) -> str:
@@ -229,9 +283,38 @@ def _explain(error: Exception) -> str:
     return told
 
 
-def _explain_model(error: Exception) -> str:
+def _explain_model(names: AbstractSet[str], error: Exception) -> str:
     problems: Any = getattr(error, "errors", None)
     if not callable(problems):
         return _name_of(error)
     found = problems(include_input=False, include_url=False, include_context=False)
-    return "; ".join(f"{each['msg']} @ {'.'.join(('$', *map(str, each['loc'])))}" for each in found)
+    return "; ".join(
+        f"{each['msg'] if each['type'] in _TOLD else each['type']} @ {_place(names, each['loc'])}"
+        for each in found
+    )
+
+
+def _place(names: AbstractSet[str], path: Iterable[int | str]) -> str:
+    """Where something is wrong: keys of mappings are not told, as they are a document's own."""
+    told = "$"
+    for each in path:
+        told += f"[{each}]" if isinstance(each, int) else f".{each}" if each in names else "[...]"
+    return told
+
+
+def _names_within(doc_class: Any) -> frozenset[str]:
+    """What fields are called in a model and in those that its fields are of."""
+    names: set[str] = set()
+    seen: set[Any] = set()
+    left: list[Any] = [doc_class]
+    while left:
+        kind = left.pop()
+        left.extend(get_args(kind))
+        if not isinstance(kind, type) or kind in seen:
+            continue
+        seen.add(kind)
+        for name, field in getattr(kind, "model_fields", {}).items():
+            alias = field.validation_alias or field.alias
+            names |= {name, alias} if isinstance(alias, str) else {name}
+            left.append(field.annotation)
+    return frozenset(names)

@@ -7,9 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Misfit", "MissingKey"]
+__all__ = ["Misfit", "MissingKey", "shown"]
 
 _SHOWN = 5
+_LONGEST = 200
+
+
+def shown(key: Any) -> str:
+    """
+    A key for an error: keys may be as long as documents.
+    """
+    text = repr(key)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class MissingKey(KeyError):
@@ -24,10 +33,10 @@ class MissingKey(KeyError):
     def __init__(self, place: str, keys: Sequence[Any]) -> None:
         self.keys = tuple(keys)
         self.key = self.keys[0]
-        shown = ", ".join(repr(key) for key in self.keys[:_SHOWN])
+        first = ", ".join(map(shown, self.keys[:_SHOWN]))
         more = len(self.keys) - _SHOWN
         end = f" and {more} more" if more > 0 else ""
-        super().__init__(f"{place} has no document with the key {shown}{end}")
+        super().__init__(f"{place} has no document with the key {first}{end}")
 
     def __str__(self) -> str:
         # A KeyError alone would show its sentence in quotes.
@@ -44,6 +53,6 @@ class Misfit(ValueError):
     """
 
     def __init__(self, place: str, key: Any, doc_class: str, why: str, reason: Exception) -> None:
-        super().__init__(f"the document {key!r} of {place} is no {doc_class}: {why}")
+        super().__init__(f"the document {shown(key)} of {place} is no {doc_class}: {why}")
         self.key = key
         self.reason = reason

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -44,12 +45,14 @@ class Condition:
 
     @ivar name: as it was written.
     @ivar path: the field for the server.
-    @ivar value: what was given.
+    @ivar value: what was given, as BSON has it.
+    @ivar ordered: whether it was no set.
     """
 
     name: str
     path: str
     value: Any
+    ordered: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _comparison(operator: str) -> Lookup:
 
 def _between(condition: Condition) -> Clause:
     bounds = _several(condition)
-    if len(bounds) != 2 or isinstance(condition.value, set | frozenset):
+    if len(bounds) != 2 or not condition.ordered:
         raise ValueError(f"{condition.name} takes a list of two: the least and the greatest value")
     least, most = (_scalar(Condition(condition.name, "", bound)) for bound in bounds)
     return {condition.path: {"$gte": least, "$lte": most}}
@@ -379,7 +382,8 @@ def clauses(
     found = []
     for given, value in conditions.items():
         path, lookup = _lookup_of(given, names)
-        found.append(lookup(Condition(given, path, value if plain is None else plain(value))))
+        of_bson = value if plain is None else plain(value)
+        found.append(lookup(Condition(given, path, of_bson, not isinstance(value, AbstractSet))))
     return found
 
 

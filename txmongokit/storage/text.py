@@ -14,7 +14,6 @@ __all__ = [
     "LONGEST_PATTERN",
     "LONGEST_TEXT",
     "MOST_TEXTS",
-    "all_words",
     "escaped",
     "pattern_and_options",
     "phrase",
@@ -37,7 +36,9 @@ Texts that one condition may search for: each is looked for in each document.
 """
 
 _BEFORE, _AFTER = r"(?<![\p{L}\p{N}_])", r"(?![\p{L}\p{N}_])"
-_TERM = re.compile(r'"([^"]*)"|(\S+)')
+# What Python splits text at: to the server \s is ASCII's alone.
+_GAP = r"[\s\p{Z}\x{85}\x{1c}-\x{1f}]+"
+_TERM = re.compile(r'"(?P<phrase>[^"]*)"|(?P<bar>\|\|)|(?P<word>(?:(?!\|\|)\S)+)')
 _FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 
 
@@ -51,34 +52,32 @@ def escaped(text: str) -> str:
 
 def phrase(text: str) -> str:
     """
-    A pattern of whole words in their order, with any white space between them.
+    A pattern of whole words in their order, with any white space of Unicode's
+    between them.
 
     @raise ValueError: there is no word in it.
     """
     words = text.split()
     if not words:
         raise ValueError("a phrase needs a word")
-    return _BEFORE + r"\s+".join(map(escaped, words)) + _AFTER
-
-
-def all_words(text: str) -> list[str]:
-    """
-    A pattern for each word, and for each phrase in double quotes.
-
-    @raise ValueError: there is no word in it.
-    """
-    terms = [quoted or word for quoted, word in _TERM.findall(text)]
-    return [phrase(term) for term in terms if term != "&&"] or [phrase("")]
+    return _BEFORE + _GAP.join(map(escaped, words)) + _AFTER
 
 
 def some_words(text: str) -> list[list[str]]:
     """
-    The alternatives of a search, which C{||} is between, each as in
-    L{all_words}.
+    The alternatives of a search, which C{||} is between: for each of them a
+    pattern for each word, and for each phrase in double quotes.  C{&&} by
+    itself is left out, for all words count anyhow; in quotes, both are words.
 
     @raise ValueError: one of them has no word.
     """
-    return [all_words(part) for part in text.split("||")]
+    alternatives: list[list[str]] = [[]]
+    for term in _TERM.finditer(text):
+        if term["bar"]:
+            alternatives.append([])
+        elif term["word"] != "&&":
+            alternatives[-1].append(phrase(term["word"] or term["phrase"]))
+    return [patterns or [phrase("")] for patterns in alternatives]
 
 
 def pattern_and_options(name: str, value: Any) -> tuple[str, str]:

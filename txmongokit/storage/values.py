@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson.binary import Binary
+from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -114,6 +115,8 @@ def identity(key: Any) -> Hashable:
         moment = key if key.tzinfo is not None else key.replace(tzinfo=UTC)
         since = moment - _EPOCH
         return ("date", (since.days * 86400 + since.seconds) * 1000 + since.microseconds // 1000)
+    if isinstance(key, DatetimeMS):
+        return ("date", int(key))
     if isinstance(key, str):
         return ("text", str(key))
     return key if isinstance(key, Hashable) else ("other", repr(key))
