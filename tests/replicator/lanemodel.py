@@ -30,10 +30,17 @@ from txmongokit.replicator.statements import Dialect
 from txmongokit.replicator.succession import Succession
 from txmongokit.replicator.tailer import Tailer
 
-__all__ = ["CAPPED", "Destination", "History", "Run"]
+__all__ = ["CAPPED", "Destination", "History", "Run", "applied"]
 
 CAPPED = "app.capped"
 _UNIQUE = ("app.a", "app.u")
+
+
+def applied(checkpoint: Checkpoint) -> int:
+    """
+    The second up to which everything is applied.
+    """
+    return (checkpoint.position >> 32) - (not checkpoint.applied)
 
 
 class History:
@@ -93,14 +100,15 @@ class Destination:
     """
     What a server has, of which whole writes are made.
 
+    @param main: where the replication begins.
     @ivar steps: what is under way: what it does when it lands, and whom it
         tells then.
     @ivar owner: the run that may write.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, main: Checkpoint) -> None:
         self.history = history
-        self.main = Checkpoint(0, 0, 1)
+        self.main = main
         self.layout = Layout()
         self.lanes: dict[int, Checkpoint] = {}
         self.documents: dict[tuple[str, int], list[int]] = {}
@@ -160,7 +168,7 @@ class Destination:
         if following.position < self.main.position:
             raise AssertionError("the main checkpoint goes back")
         self.main = following
-        before = self.history.until[following.position >> 32]
+        before = self.history.until[applied(following)]
         if not set(range(before)) <= self.landed:
             raise AssertionError("something before the main checkpoint is not there")
 
@@ -199,9 +207,9 @@ class Run:
 
     async def _replicate(self, applier: Applier, until: int) -> Checkpoint:
         tailer = _Tailer(self, self._destination, self._draw)
-        first = applier.checkpoint.position
-        tailer.read_up_to = first
-        entries = self._destination.history.entries[first >> 32 :]
+        first = applier.checkpoint
+        tailer.read_up_to = first.position if first.applied else first.position - 1
+        entries = self._destination.history.entries[applied(first) :]
         while entries:
             size = self._draw.randrange(1, 12)
             tailer.put(*entries[:size])

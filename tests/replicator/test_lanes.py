@@ -20,6 +20,8 @@ from txmongokit.replicator.partition import Layout, key_hash
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.writers import ApplyError
 
+_MAIN = Checkpoint(1, 0, 1)
+
 
 class HeldWriter:
     """Writes when it is told to."""
@@ -65,10 +67,11 @@ class LaneApplierTests(SynchronousTestCase):
         for number in range(100):
             self.keys[key_hash(number) % 3].append(number)
 
-    def new(self, *skips: int, layout: Layout | None = None) -> LaneApplier:
+    def new(
+        self, *skips: int, layout: Layout | None = None, main: Checkpoint = _MAIN
+    ) -> LaneApplier:
         """An applier; with places up to which lanes skip, one that replays."""
         self.saved: list[int] = []
-        main = Checkpoint(1, 0, 1)
         single = SingleApplier(
             self.clock, self.alone, main, lambda now: self.saved.append(now.position)
         )
@@ -273,6 +276,16 @@ class LaneApplierTests(SynchronousTestCase):
         self.alone.land()
         self.successResultOf(draining)
         self.assertEqual((self.applier.checkpoint.count, self.moves), (3, [2]))
+
+    def test_first_entry(self) -> None:
+        """That the very entry to begin with is behind moves the main checkpoint, too."""
+        self.applier = self.new(main=Checkpoint(1, 5, -1))
+        self.successResultOf(self.drain(whole=True))
+        self.assertEqual(self.moves, [])
+        self.applier.reach(5, 1)
+        self.successResultOf(self.drain(whole=True))
+        self.assertEqual(self.moves, [5])
+        self.assertTrue(self.applier.checkpoint.applied)
 
     def test_count_while_idle(self) -> None:
         """So it is where nothing more comes."""

@@ -450,8 +450,9 @@ class LaneApplier:
         """All lanes write what they have, then the main checkpoint moves."""
         await self._land()
         main = self.checkpoint
-        position, term = max(self._reached, (main.position, main.term))
-        if self._figures() != self.layout or (whole and position > main.position):
+        before = (main.position, main.term)
+        position, term = max(self._reached, before)
+        if self._figures() != self.layout or (whole and (position, term) > before):
             await self._advance(position, term)
 
     def _figures(self) -> Layout:
