@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -442,15 +442,25 @@ class ConnectionPool(Deployment[DocumentT]):
         """
         See L{IOperationRunner.run_in_order}.
         """
-        self._topology.start()
+        try:
+            self._topology.start()
+        except PyMongoError:
+            return fail()
         if self._tracing is None:
-            return self._executor.run_in_order(commands, session)
+            return self._executor.run_in_order(self._each_admitted(commands, session), session)
 
         async def one_by_one() -> list[Any]:
             # Each has a span of its own.
             return [await self.run(command, session) for command in commands]
 
         return Deferred.fromCoroutine(one_by_one())
+
+    def _each_admitted(
+        self, commands: Iterable[Command[Any]], session: SessionState
+    ) -> Iterator[Command[Any]]:
+        for command in commands:
+            admitted(self, command, session)
+            yield command
 
     def stream(
         self,

@@ -352,8 +352,9 @@ class ClientSession:
         """
         Send the commands of a transaction one behind the other, without
         waiting for each reply: a server that is far away is waited for once.
-        After one that fails the server refuses the others, as the
-        transaction has ended.
+        After one that fails the server refuses the others, as the transaction
+        has ended; after an error that it found before it looked at the
+        transaction (a missing privilege) it may carry them out in it.
 
         @param commands: such as
             L{txmongokit.collection.Collection.raw_write_command} makes; the
@@ -361,8 +362,8 @@ class ClientSession:
 
         @return: fires with what each returns by itself; fails with
             L{txmongokit.errors.InvalidOperation} where no transaction was
-            started, or with the first error.  Cancelling it ends the
-            transaction.
+            started, or with the first error.  Cancelling it closes the
+            connection.  After either, abort the transaction.
         """
         if not self.state.in_transaction:
             return fail(InvalidOperation("only a transaction's commands are sent ahead: start one"))

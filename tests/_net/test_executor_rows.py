@@ -5,15 +5,22 @@ a client in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import bson
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
 from tests._net.test_executor import ExecutorTestCase, found
 from tests.fakeserver import MemoryTransport
-from txmongokit.errors import AutoReconnect, DocumentTooLarge, DuplicateKeyError, InvalidOperation
+from txmongokit.errors import (
+    AutoReconnect,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    InvalidOperation,
+    NetworkTimeout,
+)
 from txmongokit.sessions import ClientSession
 
 NO_TRANSACTION = {"ok": 0, "code": 251, "errmsg": "the transaction has ended"}
@@ -140,6 +147,68 @@ class RowTests(ExecutorTestCase):
         error = self.fails(self.session.run_in_order([self.insert(1)]), InvalidOperation)
         self.assertIn("start one", str(error))
         self.assertEqual(self.server.commands, [])
+
+    def test_nothing_made(self) -> None:
+        """What goes wrong before the first command can be made is the result."""
+
+        def refused(number: int) -> Any:
+            raise InvalidOperation("nothing to insert")
+
+        running = self.session.run_in_order(map(refused, [1]))
+        error = self.fails(running, InvalidOperation)
+        self.assertIn("nothing to insert", str(error))
+        self.assertEqual(self.server.commands, [])
+
+    def test_not_admitted(self) -> None:
+        """Each command has to be one that the session permits."""
+        command = self.insert(2)
+        command.options = replace(command.options, timeout=1.0, timeout_given=True)
+        self.session.state.deadline = self.network.clock.seconds() + 60
+        self.answers(None)
+        running = self.session.run_in_order([self.insert(1), command])
+        error = self.fails(running, InvalidOperation)
+        self.assertIn("pass none to them", str(error))
+        self.assertEqual(len(self.server.commands), 1)
+
+    def test_closed_client(self) -> None:
+        """A client that was closed is the Deferred's error."""
+        self.network.end(self.client)
+        self.fails(self.session.run_in_order([self.insert(1)]), InvalidOperation)
+
+    def slow_row(self, **options: Any) -> tuple[Deferred[Any], Callable[[int], None]]:
+        """Three commands on their way by a client of its own; and what answers them."""
+        client = self.new_client(**options)
+        self.things = client["db"]["things"]
+        session = client.start_session()
+        session.start_transaction()
+        self.note_places()
+        self.answers(None, None, None)
+        running = session.run_in_order([self.insert(n) for n in range(3)])
+        self.network.flush()
+        place = self.places[-1]
+        first = place.protocol.exchange.last_id - 2
+
+        def answer(number: int) -> None:
+            place.reply(first + number, {"ok": 1.0, "n": number})
+            self.network.flush()
+
+        return running, answer
+
+    def test_time_limits(self) -> None:
+        """Each has its time from when it is the first that is waited for."""
+        for limit in ({"socketTimeoutMS": 3000}, {"timeoutMS": 3000}):
+            running, answer = self.slow_row(**limit)
+            for number in range(3):
+                self.network.advance(2.0)
+                self.assertNoResult(running)
+                answer(number)
+            self.assertEqual([each["n"] for each in self.successResultOf(running)], [0, 1, 2])
+            running, answer = self.slow_row(**limit)
+            answer(0)
+            self.network.advance(2.5)
+            self.assertNoResult(running)
+            self.network.advance(1.0)
+            self.failureResultOf(running, NetworkTimeout)
 
     def test_bounded(self) -> None:
         """Many or large commands are only made when others are answered."""

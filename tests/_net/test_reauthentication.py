@@ -34,6 +34,7 @@ from txmongokit.errors import (
     NetworkTimeout,
     OperationFailure,
 )
+from txmongokit.sessions import ClientSession
 
 EXPIRED = {"ok": 0.0, "code": 391, "errmsg": "the token has expired"}
 SASL = ("saslStart", "saslContinue")
@@ -717,13 +718,65 @@ class ExpiryTests(ClientTestCase):
                 error = self.failureResultOf(found, OperationFailure).value
                 self.assertEqual((error.code, self.server.names()[:4]), (391, names))
 
-    def test_transaction(self) -> None:
-        """A transaction that was turned away is begun once more."""
+    def in_transaction(self, pool: ConnectionPool) -> ClientSession:
+        """A transaction that a member of a set knows nothing of yet."""
         self.network.elect("a")
         self.network.advance(11.0)
-        session = self.pool.start_session()
+        session = pool.start_session()
         session.start_transaction()
         del self.server.commands[:]
+        return session
+
+    def inserts(self, pool: ConnectionPool, *numbers: int) -> list[Any]:
+        """A command for each."""
+        things = pool["db"]["things"]
+        return [things.raw_write_command("insert", [bson.encode({"_id": n})]) for n in numbers]
+
+    def test_row(self) -> None:
+        """A transaction whose commands were sent ahead is to be begun once more as a whole."""
+        session = self.in_transaction(self.pool)
+        self.script = [{"ok": 1.0, "n": 1}, EXPIRED, EXPIRED]
+        running = session.run_in_order(self.inserts(self.pool, 1, 2, 3))
+        error = self.fails(running, OperationFailure)
+        self.assertEqual(error.code, 391)
+        self.assertTrue(error.has_error_label("TransientTransactionError"))
+        self.assertEqual(self.server.names(), ["insert", "insert", "insert", "saslStart"])
+        self.assertEqual(self.log_ins[-1], "t2")
+        self.do(session.abort_transaction())
+        session.start_transaction()
+        self.do(session.run_in_order(self.inserts(self.pool, 1, 2, 3)))
+        self.assertEqual(self.server.names()[4:], ["abortTransaction", *["insert"] * 3])
+
+    def test_row_refused(self) -> None:
+        """A refused log-in is the row's error, too, and the connection is not lost."""
+        session = self.in_transaction(self.pool)
+        self.good = "none"
+        self.script = [EXPIRED]
+        running = session.run_in_order(self.inserts(self.pool, 1))
+        error = self.fails(running, OperationFailure)
+        self.assertEqual(error.code, 18)
+        self.assertFalse(error.has_error_label("TransientTransactionError"))
+        self.good = None
+        connections = len(self.server.connections)
+        self.do(session.abort_transaction())
+        self.assertEqual(len(self.server.connections), connections)
+
+    def test_row_too_late(self) -> None:
+        """The log-in has what is left of the command's time."""
+        pool = self.client(timeoutMS=1000)
+        session = self.in_transaction(pool)
+        self.do(pool["db"].command("ping"))
+        self.script = [EXPIRED]
+        self.clock.held = []
+        running = session.run_in_order(self.inserts(pool, 1))
+        self.network.advance(1.1)
+        self.failureResultOf(running, ExecutionTimeout)
+        self.clock.release()
+        self.do(pool["db"].command("ping"))
+
+    def test_transaction(self) -> None:
+        """A transaction that was turned away is begun once more."""
+        session = self.in_transaction(self.pool)
         self.script = [EXPIRED]
         self.do(self.pool.db.things.insert_one({}, session=session))
         first, _, second = self.server.commands

@@ -54,10 +54,13 @@ class PatienceTests(SynchronousTestCase):
 
     def test_labels(self) -> None:
         """So is what the server labels as passing."""
-        error = OperationFailure("conflict", 112, {"errorLabels": ["TransientTransactionError"]})
-        waiting = self.trying(error, "done")
-        self.clock.advance(0.05)
-        self.assertEqual(self.successResultOf(waiting), "done")
+        for labels in (
+            ["TransientTransactionError"],
+            ["SystemOverloadedError", "RetryableError"],
+        ):
+            waiting = self.trying(OperationFailure("no", 1, {"errorLabels": labels}), "done")
+            self.clock.advance(0.05)
+            self.assertEqual(self.successResultOf(waiting), "done")
 
     def test_codes(self) -> None:
         """So are a server that starts, one that waits in vain and a full disk."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import bson
 from bson.int64 import Int64
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -15,7 +16,7 @@ from twisted.python.failure import Failure
 from txmongokit._net.observation import CommandEvent
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server
-from txmongokit._sansio.commands.base import Command
+from txmongokit._sansio.commands.base import Command, Request
 from txmongokit._sansio.transactions import SessionState
 from txmongokit.errors import AutoReconnect, PyMongoError
 from txmongokit.types import Address
@@ -91,6 +92,29 @@ class Call:
             command.is_write
             and not command.options.write_concern.acknowledged
             and not in_transaction
+        )
+
+    def as_event(self, request: Request) -> CommandEvent:
+        """
+        What is told of it when the request was sent.
+        """
+        connection = self.connection
+        assert connection is not None
+        protocol = connection.protocol
+        body = {**request.body}
+        for name, documents in request.sequences:
+            body[name] = [bson.decode(each) for each in documents]
+        return CommandEvent(
+            name=next(iter(request.body)),
+            database=self.command.database,
+            body=body,
+            request_id=protocol.exchange.last_id,
+            operation_id=self.operation_id,
+            address=protocol.address,
+            server_connection_id=connection.info.connection_id,
+            driver_connection_id=connection.number,
+            command=self.command,
+            service_id=connection.info.service_id,
         )
 
     def waits_for_nobody(self) -> bool:

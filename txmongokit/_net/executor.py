@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import bson
 from pymongo.server_type import SERVER_TYPE
@@ -25,11 +25,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from txmongokit._net.call import Call, Row
-from txmongokit._net.observation import CommandEvent, Observer
+from txmongokit._net.observation import Observer
 from txmongokit._net.pinning import Pinning
 from txmongokit._net.pool import PooledConnection
 from txmongokit._net.topology import Server, Topology
-from txmongokit._pymongo import raise_command_error, timeout_context
+from txmongokit._pymongo import add_error_label, raise_command_error, timeout_context
 from txmongokit._sansio.commands.base import (
     CREDENTIAL_COMMANDS,
     GREETINGS,
@@ -38,6 +38,7 @@ from txmongokit._sansio.commands.base import (
     Request,
     RunCommand,
 )
+from txmongokit._sansio.handshake import api_declaration
 from txmongokit._sansio.retries import (
     TRANSACTION_ENDING,
     backoff,
@@ -46,6 +47,7 @@ from txmongokit._sansio.retries import (
     label_retryable_write,
 )
 from txmongokit._sansio.transactions import (
+    TRANSIENT,
     ServerSession,
     ServerSessionPool,
     SessionState,
@@ -258,14 +260,13 @@ class Executor:
         late.__cause__ = error
         return time_exceeded(late)
 
-    def _limit(self, call: Call, waiting: Deferred[bytes]) -> None:
+    def _limit(self, call: Call, waiting: Deferred[Any]) -> None:
         """Have a reply waited for only as long as there is time."""
-        limit = self._options.socket_timeout
+        limit = self._options.socket_timeout or None
         if call.deadline is not None:
-            if call.deadline == math.inf:
-                return
-            limit = max(0.0, call.deadline - self._reactor.seconds())
-        assert limit is not None
+            limit = self._remaining(call, None)
+        if limit is None:
+            return
         assert call.connection is not None
         where = format_address(call.connection.protocol.address)
 
@@ -355,13 +356,7 @@ class Executor:
         assert connection is not None
         call.kept, call.renewed = False, True
         try:
-            renewing = self._topology.reauthenticate(connection.protocol)
-            left = self._remaining(call, None)
-            if left is not None:
-                renewing.addTimeout(
-                    left, self._reactor, lambda result, timeout: self._give_up_log_in(call)
-                )
-            await renewing
+            await self._renew_log_in(call, connection)
         except BaseException:
             self._give_back(call)
             raise
@@ -371,6 +366,15 @@ class Executor:
         # It is counted once more when the command is sent.
         server.pool.operation_count -= 1
         return server, connection
+
+    async def _renew_log_in(self, call: Call, connection: PooledConnection) -> None:
+        renewing = self._topology.reauthenticate(connection.protocol)
+        left = self._remaining(call, None)
+        if left is not None:
+            renewing.addTimeout(
+                left, self._reactor, lambda result, timeout: self._give_up_log_in(call)
+            )
+        await renewing
 
     def _give_up_log_in(self, call: Call) -> None:
         raise self._time_is_up(call, None)
@@ -608,7 +612,7 @@ class Executor:
             call.session.sent()
         if self._observer.commands and not protocol.closed:
             self._tell_started(call, request)
-        if call.deadline is not None or self._options.socket_timeout:
+        if not call.kept:
             self._limit(call, waiting)
         return waiting
 
@@ -638,7 +642,7 @@ class Executor:
         if (preference is not None and preference.mode) or self._topology.single_secondary:
             self._add_read_preference(call, body, info.server_type)
         if self._options.server_api is not None:
-            _add_server_api(body, self._options.server_api)
+            body.update(api_declaration(self._options.server_api))
         return bson.encode(body, False, options.codec_options)
 
     def _add_write_concern(self, call: Call, body: dict[str, Any]) -> None:
@@ -746,18 +750,36 @@ class Executor:
             while row.waiting:
                 await self._next_of(row)
         except PyMongoError as error:
-            if isinstance(error, OperationFailure):
-                # The others are answered with the end of the transaction.
-                await self._drain(row)
-            assert row.call is not None
-            self._judge(row.call, error)
-            raise
+            failed = row.call
+            if failed is None:
+                raise
+            try:
+                await self._end_of_row(row, failed, error)
+            except PyMongoError as last:
+                self._judge(failed, last)
+                raise
         finally:
             row.end(self._lost)
         return row.results
 
+    async def _end_of_row(self, row: Row, failed: Call, error: PyMongoError) -> NoReturn:
+        """Leave the connection as its next user needs it; raises what went wrong."""
+        connection = row.connection
+        if isinstance(error, OperationFailure) and connection is not None:
+            # The others are answered with the end of the transaction.
+            await self._drain(row)
+            if error.code == _REAUTHENTICATION_REQUIRED:
+                if not connection.protocol.closed:
+                    await self._renew_log_in(failed, connection)
+                # What was sent is gone: whoever made it has to begin anew.
+                add_error_label(error, TRANSIENT)
+        raise error
+
     async def _next_of(self, row: Row) -> None:
         call, waiting = row.take()
+        # Its time begins when those before it have had theirs.
+        call.deadline = self._deadline(call.command, call.session)
+        self._limit(call, waiting)
         try:
             raw = await waiting
         except BaseException as error:
@@ -766,13 +788,11 @@ class Executor:
         row.results.append(self._result(call, raw))
 
     async def _drain(self, row: Row) -> None:
-        failed = row.call
         while row.waiting:
             try:
                 await self._next_of(row)
             except PyMongoError:
                 pass
-        row.call = failed
 
     # Many replies.
 
@@ -804,8 +824,7 @@ class Executor:
             request = command.build(connection.info)
             encoded = self._encode(call, request.body, server)
             waiting = protocol.stream(encoded, replied)
-            if call.deadline is not None or self._options.socket_timeout:
-                self._limit(call, waiting)  # type: ignore[arg-type]  # only when it fires matters
+            self._limit(call, waiting)
             if self._observer.commands:
                 self._tell_started(call, request)
             await waiting
@@ -835,24 +854,7 @@ class Executor:
 
     def _tell_started(self, call: Call, request: Request) -> None:
         self._number(call)
-        connection = call.connection
-        assert connection is not None
-        protocol = connection.protocol
-        body = {**request.body}
-        for name, documents in request.sequences:
-            body[name] = [bson.decode(each) for each in documents]
-        event = CommandEvent(
-            name=next(iter(request.body)),
-            database=call.command.database,
-            body=body,
-            request_id=protocol.exchange.last_id,
-            operation_id=call.operation_id,
-            address=protocol.address,
-            server_connection_id=connection.info.connection_id,
-            driver_connection_id=connection.number,
-            command=call.command,
-            service_id=connection.info.service_id,
-        )
+        event = call.as_event(request)
         call.sent = self._reactor.seconds()
         self._observer.command_started(event)
         if call.unacknowledged:
@@ -874,11 +876,3 @@ class Executor:
 def _failure_document(error: BaseException) -> dict[str, Any]:
     """What command listeners are told of a failure that is no reply."""
     return {"errmsg": str(error), "errtype": type(error).__name__}
-
-
-def _add_server_api(body: dict[str, Any], server_api: Any) -> None:
-    body["apiVersion"] = server_api.version
-    if server_api.strict is not None:
-        body["apiStrict"] = server_api.strict
-    if server_api.deprecation_errors is not None:
-        body["apiDeprecationErrors"] = server_api.deprecation_errors

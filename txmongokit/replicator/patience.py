@@ -22,7 +22,13 @@ LIMIT = 600.0
 ResultT = TypeVar("ResultT")
 
 _SHORTEST, _LONGEST = 0.05, 2.0
-_LABELS = ("TransientTransactionError", "RetryableWriteError", "UnknownTransactionCommitResult")
+_LABELS = (
+    "TransientTransactionError",
+    "RetryableWriteError",
+    "UnknownTransactionCommitResult",
+    # With SystemOverloadedError: the server has turned a command away.
+    "RetryableError",
+)
 # What a server answers while it starts, ends or changes its role (the errors
 # after which a read may be repeated), ...
 _CHANGING = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436})
