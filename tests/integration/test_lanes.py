@@ -159,7 +159,8 @@ class LaneTests(SynchronousTestCase):
         self.killed(4, self.is_ahead)
         before = self.documents()["main"]["seq"]
         self.killed(3, lambda: self.documents()["main"]["seq"] > before + 2 and self.is_ahead())
-        self.killed(1, lambda: not self.is_ahead())
+        before = self.documents()["main"]["seq"]
+        self.killed(1, lambda: self.documents()["main"]["seq"] > before and not self.is_ahead())
         self.slow_down(0)
         self.sync(3)
         self.assert_equal()
@@ -184,6 +185,30 @@ class LaneTests(SynchronousTestCase):
         second.terminate()
         output, _ = second.communicate(timeout=30)
         self.assertEqual(second.returncode, 0, output)
+        self.assert_equal()
+
+    def test_together(self) -> None:
+        """Of two that start at the same moment exactly one goes on."""
+        database = self.select("together", "app.finished")
+        database["users"].insert_many([{"_id": number} for number in range(100)])
+        self.sync(1)
+        both = [self.start(lanes, "-f") for lanes in (4, 8)]
+
+        def one_is_left() -> bool:
+            database["users"].insert_one({})
+            return sum(each.poll() is None for each in both) == 1
+
+        wait_for(one_is_left, "one of them to stop")
+        (last,) = (each for each in both if each.poll() is None)
+        for each in both:
+            if each is not last:
+                output, _ = each.communicate()
+                self.assertIn("another replicator has taken over", output)
+        end = finish(self.pair.here)
+        wait_for(lambda: self.documents()["main"]["ts"] >= end, "the end")
+        last.terminate()
+        output, _ = last.communicate(timeout=30)
+        self.assertEqual(last.returncode, 0, output)
         self.assert_equal()
 
     def test_moved_back(self) -> None:

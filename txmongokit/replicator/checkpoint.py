@@ -37,6 +37,7 @@ _TAKEN_OVER = (
     "the checkpoint in {namespace} has moved: another replicator has taken over this destination, "
     "and this one stops"
 )
+_DELETED = "the checkpoint in {namespace} was deleted while starting"
 # How long the members may take to agree on where it is.
 _SETTLING_MS = 10_000
 
@@ -220,7 +221,11 @@ class CheckpointStore:
         self._owner = dict(session.session_id)
 
     async def take_over(
-        self, session: ClientSession, position: Checkpoint | None = None
+        self,
+        session: ClientSession,
+        position: Checkpoint | None = None,
+        *,
+        rank: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
         """
         Make this process the only one that can move the checkpoint.
@@ -229,8 +234,15 @@ class CheckpointStore:
         it is committing is waited for.
 
         @param position: move there instead of going on where it stands.
+        @param rank: of a checkpoint beside the main one, that one's C{started} and
+            C{seq}.  Who took the main one over later keeps this one, too.
+        @raise FencedError: it was deleted, or somebody of a higher rank has it.
         """
-        document = await self._collection.find_one({"_id": self.key})
+        wanted: dict[str, Any] = {"_id": self.key}
+        if rank is not None:
+            higher = {"main.started": rank["started"], "main.seq": {"$gt": rank["seq"]}}
+            wanted["$nor"] = [higher]
+        document = await self._collection.find_one(wanted)
         if document is not None and document.get("owner") is not None:
             await self._abort_transactions_of(document["owner"])
         change: dict[str, Any] = {
@@ -243,13 +255,34 @@ class CheckpointStore:
             change["$set"].update(fields)
             # Where lanes are counts from the position that is given up.
             change["$set"]["lanes.stale"] = True
+        if rank is not None:
+            change["$set"]["main"] = rank
         taken = await self._collection.find_one_and_update(
-            {"_id": self.key}, change, return_document=ReturnDocument.AFTER
+            wanted, change, return_document=ReturnDocument.AFTER
         )
         if taken is None:
-            raise FencedError(f"the checkpoint in {self.namespace} was deleted while starting")
+            text = _DELETED if rank is None else _TAKEN_OVER
+            raise FencedError(text.format(namespace=self.namespace))
         self._owner = dict(session.session_id)
         return Checkpoint.from_document(taken)
+
+    async def held(self) -> dict[str, Any]:
+        """
+        The document, while it is this process's.
+
+        @raise FencedError: it was deleted, or another replicator has taken
+            over.
+        """
+        document = await self._load_settled()
+        if document is None:
+            raise FencedError(_DELETED.format(namespace=self.namespace))
+        self._check_owner(document)
+        return document
+
+    def _check_owner(self, document: Mapping[str, Any]) -> None:
+        owner = document.get("owner")
+        if None not in (owner, self._owner) and owner != self._owner:
+            raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
 
     async def _abort_transactions_of(self, owner: Mapping[str, Any]) -> None:
         try:
@@ -349,9 +382,7 @@ class CheckpointStore:
         document = await self._load_settled()
         if document is None:
             return None
-        owner = document.get("owner")
-        if None not in (owner, self._owner) and owner != self._owner:
-            raise FencedError(_TAKEN_OVER.format(namespace=self.namespace))
+        self._check_owner(document)
         stored = Checkpoint.from_document(document)
         if stored.seq != current.seq + 1 or stored.position != position:
             return None

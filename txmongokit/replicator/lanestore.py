@@ -6,6 +6,10 @@ among how many lanes (L{Layout}); each lane has a document of its own, which
 has the form of a checkpoint and whose C{_id} is derived from the main one's.
 They are never deleted: a lane that is made anew goes on with the C{seq} of the
 one of its number before, so that nobody who remembers that one can pass.
+
+Of several processes the main checkpoint is that one's which was the last to
+take it over.  Its C{seq} of then is stored in each lane, so that none of the
+others, however late it comes, takes a lane from it.
 """
 
 from __future__ import annotations
@@ -14,13 +18,11 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pymongo.write_concern import WriteConcern
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from txmongokit.collection import Collection
 from txmongokit.connection import ConnectionPool
 from txmongokit.replicator.catalog import Catalog
-from txmongokit.replicator.checkpoint import COLLECTION, DATABASE, Checkpoint, CheckpointStore
+from txmongokit.replicator.checkpoint import Checkpoint, CheckpointStore, FencedError
 from txmongokit.replicator.partition import Layout
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.writers import BatchWriter, TransactionWriter
@@ -55,30 +57,30 @@ class LaneStore:
         self._catalog = catalog
         self._patience = patience
         self._held: dict[int, _Held] = {}
-        self._documents: Collection[dict[str, Any]] = pool.get_database(
-            DATABASE, write_concern=WriteConcern("majority")
-        )[COLLECTION]
+        self._rank: dict[str, Any] = {}
 
     async def take_over(self) -> tuple[Layout, list[Checkpoint]]:
         """
         Make this process the only one that can move the lanes' checkpoints;
-        comes after the same for the main one.
+        comes after the same for the main one, and before L{make}.
 
         @return: the layout of the run before, and where its lanes are.
         @raise txmongokit.replicator.checkpoint.FencedError: a lane's document
-            was deleted.
+            was deleted, or another process has taken over the main one.
         """
-        found = await self._patience.keep_trying(
-            lambda _: self._documents.find_one({"_id": self._store.key}, {"lanes": 1}),
-            "destination",
-        )
-        layout = Layout.from_document((found or {}).get("lanes") or {})
-        return layout, await _together(self._take(number) for number in range(layout.count))
+        found = await self._patience.keep_trying(lambda _: self._store.held(), "destination")
+        self._rank = {"started": found.get("started"), "seq": found["seq"]}
+        layout = Layout.from_document(found.get("lanes") or {})
+        lanes = [self._hold(number) for number in range(layout.count)]
+        return layout, await _together(map(self._take, lanes))
 
     async def make(self, numbers: Iterable[int], main: Checkpoint) -> list[Checkpoint]:
         """
         Have lanes that begin at the main checkpoint, whether there are
         documents for them or not.
+
+        @raise txmongokit.replicator.checkpoint.FencedError: another process
+            has taken over the main one.
         """
         return await _together(self._make(number, main) for number in numbers)
 
@@ -92,27 +94,37 @@ class LaneStore:
         )
 
     def _hold(self, number: int) -> _Held:
-        key = self._store.key
-        about = {"of": key, "lane": number}
-        store = CheckpointStore(self._pool, f"{key} lane {number}", about)
-        held = _Held(store, self._pool.start_session(causal_consistency=False))
-        self._held[number] = held
+        held = self._held.get(number)
+        if held is None:
+            key = self._store.key
+            about = {"of": key, "lane": number, "main": self._rank}
+            store = CheckpointStore(self._pool, f"{key} lane {number}", about)
+            held = _Held(store, self._pool.start_session(causal_consistency=False))
+            self._held[number] = held
         return held
 
-    async def _take(self, number: int) -> Checkpoint:
-        held = self._hold(number)
+    async def _take(self, held: _Held) -> Checkpoint:
         return await self._patience.keep_trying(
-            lambda _: held.store.take_over(held.session), "destination"
+            lambda _: held.store.take_over(held.session, rank=self._rank), "destination"
         )
 
     async def _make(self, number: int, main: Checkpoint) -> Checkpoint:
         first = replace(main, seq=0, count=0, missing=0, intent=None, part=0)
         held = self._hold(number)
-        found = await self._patience.keep_trying(lambda _: held.store.load(), "destination")
-        if found is None:
-            await held.store.create(first, held.session)
+
+        async def create(again: bool) -> bool:
+            if await held.store.load() is not None:
+                return False
+            try:
+                await held.store.create(first, held.session)
+            except FencedError:
+                # By whom, and which of the two stays, is seen by taking it.
+                return False
+            return True
+
+        if await self._patience.keep_trying(create, "destination"):
             return first
-        taken = await self._take(number)
+        taken = await self._take(held)
         first = replace(first, seq=taken.seq + 1)
         await held.store.advance(taken, first, self._patience)
         return first
