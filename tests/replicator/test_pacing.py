@@ -51,6 +51,14 @@ class PaceTests(SynchronousTestCase):
                 done += 10
             self.assertTrue(0.95 * expected <= done <= 1.05 * expected, done)
 
+    def test_changed_in_part(self) -> None:
+        """What is not named stays."""
+        pace = Pace(self.clock, 5.0, 100.0)
+        pace.change(7.0)
+        self.assertEqual((pace.operations, pace.size), (7.0, 100.0))
+        pace.change(None, inf)
+        self.assertEqual((pace.operations, pace.size), (7.0, inf))
+
     def test_changed(self) -> None:
         """Other limits count at once, also for who waits already."""
         pace = Pace(self.clock, 0.001)

@@ -162,17 +162,33 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(self.replication.told, ["pause", "resume"])
 
     def test_limit(self) -> None:
-        """How fast it may go is changed at once; what is no number is refused."""
-        found: list[tuple[float, float]] = []
+        """How fast it may go is changed at once, and only what is named."""
+        found: list[tuple[float | None, float | None]] = []
         self.controls = Controls(lambda *limits: found.append(limits))
-        for body in ('{"operations": 500}', '{"bytes": 1e6, "operations": 0}', ""):
+        for body in ('{"operations": 500}', '{"bytes": 1e6, "operations": 0}', '{"bytes": 0}'):
             self.assertEqual(self.post("limit", body)[0], 202)
-        self.assertEqual(found, [(500.0, inf), (inf, 1e6), (inf, inf)])
-        for body in ('{"operations": -1}', '{"bytes": "many"}', '{"bytes": true}'):
+        self.assertEqual(found, [(500.0, None), (inf, 1e6), (None, inf)])
+
+    def test_limit_refused(self) -> None:
+        """What is no number, or no limit, is refused: nothing is changed by a slip."""
+        found: list[tuple[float | None, float | None]] = []
+        self.controls = Controls(lambda *limits: found.append(limits))
+        for body in (
+            '{"operations": -1}',
+            '{"bytes": "many"}',
+            '{"bytes": true}',
+            '{"bytes": null}',
+            '{"operations": NaN}',
+            '{"operations": 1' + 400 * "0" + "}",
+            '{"ops": 5000}',
+            '{"operations": 5000, "byte": 0}',
+            "{}",
+            "",
+        ):
             status, answer = self.post("limit", body)
-            self.assertEqual(status, 409)
+            self.assertEqual(status, 400, body)
             self.assertIn("numbers", answer["error"])
-        self.assertEqual(len(found), 3)
+        self.assertEqual(found, [])
 
     def test_illegal(self) -> None:
         """An order that cannot be carried out is a conflict, with a sentence."""

@@ -5,7 +5,7 @@ following to the end: the cut-over.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from math import inf
 from typing import Protocol
@@ -20,6 +20,7 @@ from txmongokit.replicator.tailer import last_written
 from txmongokit.replicator.verification import Follower
 
 __all__ = [
+    "BadOrder",
     "Controls",
     "CutOver",
     "IllegalTransition",
@@ -32,6 +33,10 @@ __all__ = [
 # Nothing may come for so long, and how often that is tried (seconds).
 _QUIET = 3.0
 _TRIES = 20
+_LIMITS = (
+    'limit takes "operations" or "bytes", or both, and numbers of at least 0, as in '
+    '{"operations": 5000, "bytes": 0}'
+)
 
 
 class State(Enum):
@@ -53,6 +58,13 @@ class State(Enum):
 class IllegalTransition(Exception):
     """
     What was asked for cannot be done now: one sentence with what can.
+    """
+
+
+class BadOrder(Exception):
+    """
+    What was asked for makes no sense in any state: one sentence with what
+    does.
     """
 
 
@@ -95,14 +107,16 @@ class Controls:
     The state, and who may change it.
 
     @param limit: called with how many operations, and bytes, a second there
-        may be from now on.
+        may be from now on; C{None} for as many as before.
     @ivar state: the present one.
     @ivar message: what an operator should know of it.
     @ivar reversing: whether the other direction is to be prepared at the end
         of the cut-over.
     """
 
-    def __init__(self, limit: Callable[[float, float], object] = lambda *_: None) -> None:
+    def __init__(
+        self, limit: Callable[[float | None, float | None], object] = lambda *_: None
+    ) -> None:
         self.state = State.STARTING
         self.message = ""
         self.reversing = False
@@ -150,26 +164,19 @@ class Controls:
         self._replication.resume()
         self.enter(State.FOLLOWING)
 
-    def limit(self, operations: object, size: object) -> None:
+    def limit(self, wanted: Mapping[str, object]) -> None:
         """
         Go no faster from now on.
 
-        @param operations: how many a second; 0 for any number.
-        @param size: how many bytes a second, likewise.
-        @raise IllegalTransition: these are no such numbers.
+        @param wanted: how many C{operations} and C{bytes} a second; 0 for any
+            number.  What is not named stays as it is.
+        @raise BadOrder: it names something else, or nothing, or these are no
+            such numbers.
         """
-        limits = []
-        for given in (operations, size):
-            if (
-                isinstance(given, bool)
-                or not isinstance(given, int | float)
-                or not 0 <= given < inf
-            ):
-                raise IllegalTransition(
-                    'limit takes numbers of at least 0, as in {"operations": 5000, "bytes": 0}'
-                )
-            limits.append(float(given) or inf)
-        self._limit(*limits)
+        limits = {name: _checked_limit(given) for name, given in wanted.items()}
+        if not limits or not limits.keys() <= {"operations", "bytes"}:
+            raise BadOrder(_LIMITS)
+        self._limit(limits.get("operations"), limits.get("bytes"))
 
     def commit(self, *, writes_blocked: bool) -> None:
         """
@@ -212,6 +219,18 @@ class Controls:
                 f"{verb} is not possible while the replication is {self.state.value}, only while "
                 f"it is {state.value}"
             )
+
+
+def _checked_limit(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise BadOrder(_LIMITS)
+    try:
+        limit = float(given)
+    except OverflowError:
+        limit = inf
+    if not 0 <= limit < inf:
+        raise BadOrder(_LIMITS)
+    return limit or inf
 
 
 class CutOver:

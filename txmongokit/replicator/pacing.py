@@ -46,11 +46,14 @@ class Pace:
         """
         return math.inf not in (self.operations, self.size) or self.operations != self.size
 
-    def change(self, operations: float, size: float) -> None:
+    def change(self, operations: float | None = None, size: float | None = None) -> None:
         """
-        Set other limits, which count at once.
+        Set other limits, which count at once; C{None} leaves one as it is.
         """
-        self.operations, self.size = operations, size
+        if operations is not None:
+            self.operations = operations
+        if size is not None:
+            self.size = size
         self._free = -math.inf
         self._changes += 1
 

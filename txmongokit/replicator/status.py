@@ -23,7 +23,7 @@ from twisted.web.server import Site
 
 from txmongokit.listening import bearer_token, page_refusal
 from txmongokit.replicator.appliers import LaneState
-from txmongokit.replicator.cutover import Controls, IllegalTransition, State
+from txmongokit.replicator.cutover import BadOrder, Controls, IllegalTransition, State
 from txmongokit.replicator.start import show_position
 
 __all__ = ["Snapshot", "StatusSite"]
@@ -249,6 +249,7 @@ class StatusSite:
         Do what is asked.
 
         @raise IllegalTransition: it cannot be done now.
+        @raise BadOrder: it cannot be done ever.
         """
         self._log.info("{verb} was asked for over HTTP", verb=verb)
         if verb == "commit":
@@ -258,7 +259,7 @@ class StatusSite:
         elif verb == "resume":
             self._controls.resume()
         elif verb == "limit":
-            self._controls.limit(body.get("operations", 0), body.get("bytes", 0))
+            self._controls.limit(body)
         else:
             self._controls.reverse()
 
@@ -340,4 +341,6 @@ class _Order(Resource):
         except IllegalTransition as error:
             state = self._site.snapshot().state.value
             return _answer(request, 409, {"error": str(error), "state": state})
+        except BadOrder as error:
+            return _answer(request, 400, {"error": str(error)})
         return _answer(request, 202, {"state": self._site.snapshot().state.value})
