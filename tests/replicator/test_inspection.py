@@ -67,14 +67,18 @@ class InspectTests(SynchronousTestCase):
         self.assertTrue(found.is_mongos)
 
     def test_not_allowed(self) -> None:
-        """Who may not read all of that goes without; other errors count."""
-        no = refused(13)
-        found = self.successResultOf(self.inspect(MEMBER, BUILD, no, no, no))
-        self.assertEqual((found.set_id, found.compatible, found.part), (None, None, None))
-        self.assertEqual(found.level, (6, 0))
+        """Who may not read all of that goes without, in whatever way that is said."""
+        for code in (13, 59, 8000):
+            no = refused(code)
+            found = self.successResultOf(self.inspect(MEMBER, BUILD, no, no, no))
+            self.assertEqual((found.set_id, found.compatible, found.part), (None, None, None))
+            self.assertEqual(found.level, (6, 0))
+
+    def test_not_now(self) -> None:
+        """What another try may tell does not count as unknown."""
         good = [MEMBER, BUILD, SETTINGS, OPTIONS]
         for place in (2, 3, 4):
-            replies = [*good[:place], refused(8)]
+            replies = [*good[:place], refused(11602)]
             self.failureResultOf(self.inspect(*replies), OperationFailure)
 
     def test_shard(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure
+from txmongokit.replicator.patience import is_passing
 
 __all__ = [
     "Deployment",
@@ -22,7 +23,6 @@ __all__ = [
     "same_deployment",
 ]
 
-_NOT_AUTHORIZED = 13
 _SHARD_IDENTITY, _COMPATIBILITY = "shardIdentity", "featureCompatibilityVersion"
 # What a server was started as, and what to call it.
 _CLUSTER_ROLES = {"shardsvr": "a shard", "configsvr": "the config servers"}
@@ -105,8 +105,7 @@ async def _settings(pool: ConnectionPool) -> dict[str, Mapping[str, Any]]:
     try:
         found = await pool["admin"]["system.version"].find(wanted).to_list()
     except OperationFailure as error:
-        if error.code != _NOT_AUTHORIZED:
-            raise
+        _check_unknown(error)
         return {}
     return {each["_id"]: each for each in found}
 
@@ -122,8 +121,7 @@ async def _part(
     try:
         options: Mapping[str, Any] = await pool["admin"].command("getCmdLineOpts")
     except OperationFailure as error:
-        if error.code != _NOT_AUTHORIZED:
-            raise
+        _check_unknown(error)
         return None
     role = options.get("parsed", {}).get("sharding", {}).get("clusterRole")
     return _CLUSTER_ROLES.get(role)
@@ -138,11 +136,19 @@ async def _set_id(pool: ConnectionPool) -> Any:
     try:
         configuration = await pool["local"]["system.replset"].find_one({})
     except OperationFailure as error:
-        if error.code != _NOT_AUTHORIZED:
-            raise
+        _check_unknown(error)
         # The name alone then has to identify the set.
         return None
     return (configuration or {}).get("settings", {}).get("replicaSetId")
+
+
+def _check_unknown(error: OperationFailure) -> None:
+    """
+    What a server does not tell stays unknown: not all users may ask, and hosts
+    of servers refuse in ways of their own.  Not what another try may tell.
+    """
+    if is_passing(error):
+        raise error
 
 
 def same_deployment(one: Deployment, other: Deployment) -> bool:
