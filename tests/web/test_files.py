@@ -75,11 +75,11 @@ class Served:
         self.channel.dataReceived(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""))
 
     def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Status, headers and body."""
+        """Status, headers (their names in lower case) and body."""
         head, _, body = self.transport.value().partition(b"\r\n\r\n")
         first, *lines = head.split(b"\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in lines)
-        return int(first.split()[1]), headers, body
+        fields = (line.partition(b": ") for line in lines)
+        return int(first.split()[1]), {name.lower(): value for name, _, value in fields}, body
 
     def lose(self) -> None:
         """The client goes away."""
@@ -110,7 +110,7 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual((status, body), (200, CONTENT))
         self.assertEqual(headers[b"content-length"], b"10")
         self.assertEqual(headers[b"content-type"], b"text/plain")
-        self.assertEqual(headers[b"last-modified"], b"sat, 21 nov 2026 10:00:00 gmt")
+        self.assertEqual(headers[b"last-modified"], b"Sat, 21 Nov 2026 10:00:00 GMT")
         self.assertEqual(headers[b"accept-ranges"], b"bytes")
         self.assertEqual(headers[b"x-content-type-options"], b"nosniff")
         self.assertEqual(self.runner.bodies[0]["filter"], {"filename": "f.txt"})
@@ -157,14 +157,14 @@ class FilesTests(SynchronousTestCase):
     def test_name(self) -> None:
         """Whatever is in the name, there is one header, and no path in it."""
         for name, told in (
-            ("f.txt", b"; filename=\"f.txt\"; filename*=utf-8''f.txt"),
-            ('a"b\\c;d', b"; filename=\"c_d\"; filename*=utf-8''c%3bd"),
-            ("../../etc/\u00e4.png", b"; filename=\"_.png\"; filename*=utf-8''%c3%a4.png"),
-            ("a\r\nX: y", b"; filename=\"a__x_ y\"; filename*=utf-8''a%0d%0ax%3a%20y"),
+            ("f.txt", b"; filename=\"f.txt\"; filename*=UTF-8''f.txt"),
+            ('a"b\\c;d', b"; filename=\"c_d\"; filename*=UTF-8''c%3Bd"),
+            ("../../etc/\u00e4.png", b"; filename=\"_.png\"; filename*=UTF-8''%C3%A4.png"),
+            ("a\r\nX: y", b"; filename=\"a__X_ y\"; filename*=UTF-8''a%0D%0AX%3A%20y"),
             ("a" * 256, b""),
             ("", b""),
             (None, b""),
-            (5, b"; filename=\"5\"; filename*=utf-8''5"),
+            (5, b"; filename=\"5\"; filename*=UTF-8''5"),
         ):
             status, headers, _ = self.get(file={**SERVED, "contentType": "a/b", "filename": name})
             self.assertEqual(status, 200)

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.web.test.requesthelper import DummyRequest
 
 import txmongokit.web.bounded
 from tests.fakes import Script, cursor_reply
 from tests.web.logs import logged
+from tests.web.secretfiles import write_secret
 from tests.web.test_files import Connection, Served
 from tests.web.test_store import ID, MATCHED, MISSED, NOW, StoreTestCase, stored
 from txmongokit.errors import AutoReconnect, OperationFailure
-from txmongokit.web.bounded import BoundedSite
+from txmongokit.web.bounded import BoundedSite, Refusal
 from txmongokit.web.rest import Limits, SessionAPI
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.tokens import TokenFile
@@ -57,9 +60,9 @@ class ServedAPI(Served):
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[bytes, bytes], bytes]:
         """A whole request, and its answer."""
-        named = {"Content-Length": b"%d" % len(body or b"")}
+        named = {"Content_Length": b"%d" % len(body or b"")}
         if body is not None:
-            named["Content-Type"] = JSON
+            named["Content_Type"] = JSON
         named |= {name: value.encode() for name, value in headers.items()}
         self.transport.clear()
         self.send(method.encode(), path.encode(), body, **named)
@@ -73,17 +76,15 @@ class APITestCase(StoreTestCase):
 
     token: str | None = None
 
-    def serve(self, *replies: Script, limits: Limits | None = None) -> ServedAPI:
+    def serve(self, *replies: Script, limits: Limits | None = None, **options: Any) -> ServedAPI:
         """A connection to it."""
-        store = self.store(*replies)
+        store = self.store(*replies, **options)
         self.clock = Clock()
         self.metrics = SessionMetrics()
         tokens = None
         if self.token is not None:
-            path = Path(self.mktemp())
-            path.write_text(self.token)
-            path.chmod(0o600)
-            tokens = TokenFile(str(path), self.clock.seconds)
+            path = write_secret(Path(self.mktemp()), self.token)
+            tokens = TokenFile(path, self.clock.seconds)
         limits = Limits() if limits is None else limits
         self.api = SessionAPI(
             lambda: store, self.clock, tokens=tokens, metrics=self.metrics, limits=limits
@@ -102,6 +103,20 @@ class APITestCase(StoreTestCase):
         raw = None if body is None else json.dumps(body).encode()
         status, found, text = self.serve(*replies).ask(method, path, raw, **headers)
         return status, found, json.loads(text) if text.startswith(b"{") else text
+
+
+class Fractions:
+    """
+    A codec of objects that JSON does not have.
+    """
+
+    def encode(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Nothing is saved by it."""
+        return data
+
+    def decode(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Fractions."""
+        return {name: Fraction(value) for name, value in stored.items()}
 
 
 class RouteTests(APITestCase):
@@ -169,8 +184,7 @@ class RouteTests(APITestCase):
         )
         self.assertEqual((status, headers[b"etag"]), (201, b'"1"'))
         self.assertEqual(len(found["id"]), 43)
-        location = f"/v1/sessions/{found['id']}".lower().encode()
-        self.assertEqual(headers[b"location"], location)
+        self.assertEqual(headers[b"location"], f"/v1/sessions/{found['id']}".encode())
         (document,) = self.runner.statements()
         self.assertEqual((document["user"], document["lifetime"]), ("ann", 5000))
         self.assertTrue(document["confidential"])
@@ -255,8 +269,22 @@ class RouteTests(APITestCase):
             )
             self.assertEqual((status, found["user"], found["data"]), (200, user, {"a": 1}))
             self.assertNotEqual(found["id"], ID)
-            self.assertEqual(headers[b"location"], f"/v1/sessions/{found['id']}".lower().encode())
+            self.assertEqual(headers[b"location"], f"/v1/sessions/{found['id']}".encode())
             self.assertEqual(self.runner.names[1:], ["insert", "delete"])
+
+    def test_new_id_of_any_version(self) -> None:
+        """Who asks for a new id names no version: others who save are no conflict, at first."""
+        newer = stored({"a": 2}, version=4)
+        overtaken: tuple[Script, ...] = (MATCHED, MISSED, MATCHED, newer)
+        for rest, body in (("regenerate", None), ("user", {"user": "bob"})):
+            path = f"/v1/sessions/{ID}/{rest}"
+            replies = (stored({"a": 1}), *overtaken, MATCHED, MATCHED)
+            status, _, found = self.ask("POST", path, *replies, body=body)
+            self.assertEqual((status, found["data"]), (200, {"a": 2}))
+            self.assertEqual(len(self.runner.replies), 0)
+            status, headers, _ = self.ask("POST", path, stored({}), *overtaken * 5, body=body)
+            self.assertEqual((status, headers[b"etag"]), (412, b'"4"'))
+            self.assertEqual(len(self.runner.replies), 0)
 
     def test_logout(self) -> None:
         """A user can be taken away."""
@@ -330,7 +358,7 @@ class RouteTests(APITestCase):
             status, _, found = self.ask("GET", path)
             self.assertEqual((status, list(found)), (404, ["error"]))
         status, headers, found = self.ask("PATCH", f"/v1/sessions/{ID}")
-        self.assertEqual((status, headers[b"allow"]), (405, b"delete, get, put"))
+        self.assertEqual((status, headers[b"allow"]), (405, b"DELETE, GET, PUT"))
         self.assertEqual(list(found), ["error"])
 
 
@@ -375,8 +403,10 @@ class BodyTests(APITestCase):
             self.assertEqual(served.ask("POST", "/v1/sessions", raw)[0], 400)
         form = "application/x-www-form-urlencoded"
         for kind in (form, "text/plain", "multipart/form-data; boundary=x", ""):
-            status = served.ask("POST", "/v1/sessions", b"{}", Content_Type=kind)[0]
-            self.assertIn(status, (400, 415))
+            status, _, body = served.ask("POST", "/v1/sessions", b"{}", Content_Type=kind)
+            self.assertEqual(
+                (status, json.loads(body)), (415, {"error": "send application/json"}), kind
+            )
         self.assertEqual(self.runner.requests, [])
 
     def test_too_much_data(self) -> None:
@@ -394,6 +424,7 @@ class BodyTests(APITestCase):
         status, headers, body = served.answer()
         self.assertEqual((status, headers[b"connection"]), (413, b"close"))
         self.assertEqual(json.loads(body), {"error": "the body may have 10 bytes"})
+        self.assertIn('route="refused",method="other",status="413"} 1', self.metrics.text(None))
         served.channel.dataReceived(b"x" * 11)
         self.assertTrue(served.transport.disconnecting)
         self.assertEqual(served.transport.value().count(b"HTTP/1.1"), 1)
@@ -419,12 +450,22 @@ class BodyTests(APITestCase):
         other.send(b"POST", b"/v1/sessions", Content_Length=b"2", Content_Type=JSON)
         status, headers, _ = other.answer()
         self.assertEqual((status, headers[b"retry-after"]), (503, b"1"))
+        self.assertIn('route="refused",method="other",status="503"} 1', self.metrics.text(None))
         slow[0].lose()
         slow[1].channel.dataReceived(b"}")
         self.assertEqual(slow[1].answer()[0], 201)
         self.runner.replies += [MATCHED, MATCHED]
         for _ in range(2):
             self.assertEqual(self.connect().ask("POST", "/v1/sessions", b"{}")[0], 201)
+
+    def test_refused_by_http2(self) -> None:
+        """Where the resource itself has to tell of a refusal, it tells all of it."""
+        self.serve()
+        request: Any = DummyRequest([b"health"])
+        request.refused = Refusal(503, "too many", {"retry-after": "7"})
+        self.api.render(request)
+        self.assertEqual(request.responseCode, 503)
+        self.assertEqual(request.responseHeaders.getRawHeaders("retry-after"), ["7"])
 
     def test_long_enough(self) -> None:
         """One that is as long as it may be is taken."""
@@ -459,6 +500,28 @@ class TroubleTests(APITestCase):
         status, _, found = self.ask("GET", f"/v1/sessions/{ID}", ZeroDivisionError("secret"))
         self.assertEqual((status, found), (500, {"error": "this has failed here: see the log"}))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_not_for_json(self) -> None:
+        """Objects of a codec cannot be shown: that is told, and not what they are."""
+        served = self.serve(stored({"a": 1}), codec=Fractions())
+        with logged() as lines:
+            status, _, body = served.ask("GET", f"/v1/sessions/{ID}")
+        reason = "the session has data that JSON cannot have"
+        self.assertEqual((status, json.loads(body)), (500, {"error": reason}))
+        self.assertNotIn("Fraction", "".join(lines))
+        self.successResultOf(self.api.idle())
+
+    def test_slow_count(self) -> None:
+        """A database that is away leaves its number out of the metrics, and is not waited for."""
+        served = self.serve(Deferred(), limits=Limits(seconds=4))
+        served.send(b"GET", b"/metrics")
+        self.clock.advance(1.9)
+        self.assertEqual(served.transport.value(), b"")
+        self.clock.advance(0.1)
+        status, _, text = served.answer()
+        self.assertEqual(status, 200)
+        self.assertIn(b"mongosessions_conflicts_total 0", text)
+        self.assertNotIn(b"mongosessions_sessions ", text)
 
     def test_slow(self) -> None:
         """A database that takes too long is given up."""
@@ -549,17 +612,17 @@ class TokenTests(APITestCase):
                 answers.add((status, headers[b"www-authenticate"], body))
                 self.assertEqual(self.runner.requests, [])
         ((status, challenge, _),) = answers
-        self.assertEqual((status, challenge), (401, b"bearer"))
+        self.assertEqual((status, challenge), (401, b"Bearer"))
 
     def test_wrong(self) -> None:
         """A wrong one is told apart from none, in no more than the challenge."""
         for shown in ("Bearer", "Bearer x", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"):
             status, headers, _ = self.serve().ask("GET", "/metrics", Authorization=shown)
             self.assertEqual(status, 401)
-            self.assertEqual(headers[b"www-authenticate"], b'bearer error="invalid_token"')
+            self.assertEqual(headers[b"www-authenticate"], b'Bearer error="invalid_token"')
         for shown in (TOKEN, f"Basic {TOKEN}", ""):
             status, headers, _ = self.serve().ask("GET", "/metrics", Authorization=shown)
-            self.assertEqual((status, headers[b"www-authenticate"]), (401, b"bearer"))
+            self.assertEqual((status, headers[b"www-authenticate"]), (401, b"Bearer"))
 
     def test_body(self) -> None:
         """A body is refused before it comes, where no token is shown."""
@@ -567,7 +630,7 @@ class TokenTests(APITestCase):
             served = self.serve()
             served.send(b"POST", path, Content_Length=b"100", Expect=b"100-continue")
             status, headers, _ = served.answer()
-            self.assertEqual((status, headers[b"www-authenticate"]), (401, b"bearer"))
+            self.assertEqual((status, headers[b"www-authenticate"]), (401, b"Bearer"))
             self.assertEqual(headers[b"connection"], b"close")
             self.assertNotIn(b"100 Continue", served.transport.value())
             served.channel.dataReceived(b"x" * 100)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.web.secretfiles import write_secret
 from txmongokit.web.codecs import ISessionCipher
 from txmongokit.web.encryption import SessionCipher
 from txmongokit.web.secretfile import SecretFileError, read_cipher
@@ -24,10 +25,7 @@ class CipherTests(SynchronousTestCase):
 
     def read(self, content: str) -> ISessionCipher:
         """The cipher of a file."""
-        path = Path(self.mktemp())
-        path.write_text(content)
-        path.chmod(0o600)
-        return read_cipher(str(path))
+        return read_cipher(write_secret(Path(self.mktemp()), content))
 
     def test_keys(self) -> None:
         """The first key is the newest; the others still open; either alphabet will do."""

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.web.logs import logged
+from tests.web.secretfiles import write_secret
 from txmongokit.web.secretfile import SecretFileError
 from txmongokit.web.tokens import TokenFile
 
@@ -30,8 +31,7 @@ class TokenFileTests(SynchronousTestCase):
     def tokens(self, content: str | None = None, mode: int = 0o640) -> TokenFile:
         """The tokens of a file."""
         if content is not None:
-            self.path.write_text(content)
-            self.path.chmod(mode)
+            write_secret(self.path, content, mode)
         return TokenFile(str(self.path), self.clock.seconds)
 
     def test_several(self) -> None:

@@ -45,6 +45,8 @@ class BoundedSite(Site):
     @param most: how many requests with bodies may be there at once.
     @param admit: called with a request that has a body, of which only the
         headers have come; says why it is refused, or C{None}.
+    @param refused: called with each request that is answered with a refusal
+        before its body has come, and the refusal.
     """
 
     noisy = False
@@ -56,12 +58,14 @@ class BoundedSite(Site):
         *,
         most: int = 100,
         admit: Callable[[IRequest], Refusal | None] | None = None,
+        refused: Callable[[IRequest, Refusal], object] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(resource, requestFactory=BoundedRequest, **options)
         self.longest = longest
         self._most = most
         self._admit = admit
+        self._refused = refused
         self._bodies = 0
 
     def log(self, request: Any) -> None:
@@ -84,6 +88,13 @@ class BoundedSite(Site):
 
     def _ended(self, _: object) -> None:
         self._bodies -= 1
+
+    def refused(self, request: BoundedRequest, refusal: Refusal) -> None:
+        """
+        A request has been answered with a refusal.
+        """
+        if self._refused is not None:
+            self._refused(request, refusal)
 
 
 class BoundedRequest(StreamingRequest):
@@ -116,11 +127,13 @@ class BoundedRequest(StreamingRequest):
         Take no more of it.
         """
         self.refused = refusal
+        channel: Any = self.channel
         # HTTP/2's streams have no such attribute; there the resource answers.
-        if hasattr(self.channel, "_version"):
+        if hasattr(channel, "_version"):
             for name, value in refusal.headers.items():
                 self.setHeader(name.encode(), value.encode())
             self.refuse(refusal.status, {"error": refusal.reason})
+            channel.site.refused(self, refusal)
 
 
 def _too_long(longest: int) -> Refusal:
@@ -137,6 +150,10 @@ class _Body(BytesIO):
         self._request = request
         self._longest = longest
         self._length = 0
+
+    def tell(self) -> int:
+        # There is nothing that twisted.web should parse as a form.
+        return 0
 
     def write(self, data: Any) -> int:
         """More of it."""

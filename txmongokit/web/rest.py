@@ -60,6 +60,8 @@ _TOKEN_OPTION = "--token-file"
 _NO_SESSION = "there is no such session, or it has ended"
 # Until a client that was turned away should come again, in seconds.
 _RETRY_AFTER = "1"
+# How often a session that others save all the time is given a new id.
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,13 @@ class _Answer:
     """
     What is sent back.
 
-    @ivar fields: for the body; C{None} for none.
+    @ivar kind: of the body.
     """
 
     status: int
-    fields: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    text: str = ""
+    body: bytes = b""
+    kind: bytes = b"application/json"
 
 
 class _Refused(Exception):
@@ -108,8 +110,7 @@ class _Refused(Exception):
     @property
     def answer(self) -> _Answer:
         """The answer that says so."""
-        refusal = self.refusal
-        return _Answer(refusal.status, {"error": refusal.reason}, refusal.headers)
+        return _turned_away(self.refusal)
 
 
 _Work = Callable[[IRequest], Awaitable[_Answer]]
@@ -157,7 +158,12 @@ class SessionAPI(Resource):
         """
         limits = self._limits
         return BoundedSite(
-            self, limits.body, most=limits.requests, admit=self.refusal, reactor=self.clock
+            self,
+            limits.body,
+            most=limits.requests,
+            admit=self.refusal,
+            refused=self.refused,
+            reactor=self.clock,
         )
 
     def idle(self) -> Deferred[None]:
@@ -253,7 +259,7 @@ class SessionAPI(Resource):
                 raise _Refused(503, "too many requests are under way", retry_after=_RETRY_AFTER)
             self._admit(request, unknown=request.postpath == [b"health"])
             if request.refused is not None:
-                raise _Refused(request.refused.status, request.refused.reason)
+                return _turned_away(request.refused)
             if not methods:
                 raise _Refused(404, "there is nothing at this path")
             method = b"GET" if request.method == b"HEAD" else request.method
@@ -286,9 +292,14 @@ class SessionAPI(Resource):
         try:
             self._admit(request)
         except _Refused as refused:
-            self._count(request, "refused", refused.refusal.status, 0.0)
             return refused.refusal
         return None
+
+    def refused(self, request: Any, refusal: Refusal) -> None:
+        """
+        Count a request that was answered before its body had come.
+        """
+        self._count(request, "refused", refusal.status, 0.0)
 
     def _admit(self, request: Any, *, unknown: bool = False) -> None:
         """
@@ -321,15 +332,18 @@ class SessionAPI(Resource):
 
     async def _health(self, request: IRequest) -> _Answer:
         await self._store().collection.database.command("ping")
-        return _Answer(200, {"status": "ok"})
+        return _told(200, {"status": "ok"})
 
     async def _show_metrics(self, request: IRequest) -> _Answer:
+        counting = self._store().collection.estimated_document_count()
+        counting.addTimeout(self._limits.seconds / 2, self.clock)
         counted: int | None
         try:
-            counted = await self._store().collection.estimated_document_count()
-        except PyMongoError:
+            counted = await counting
+        except (PyMongoError, DeferredTimeout):
             counted = None  # What else there is to tell matters all the more.
-        return _Answer(200, text=self._metrics.text(counted))
+        text = self._metrics.text(counted).encode()
+        return _Answer(200, body=text, kind=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _create(self, request: IRequest) -> _Answer:
         fields = _fields(request, "data", "user", "lifetime", "confidential")
@@ -384,20 +398,38 @@ class SessionAPI(Resource):
         record = await self._record(identifier)
         if not await self._store().touch(record):
             raise _Refused(404, _NO_SESSION)
-        return _Answer(200, {"expires": record.expires}, {"etag": _etag(record.version)})
+        return _told(200, {"expires": record.expires}, {"etag": _etag(record.version)})
 
     async def _regenerate(self, identifier: str) -> _Answer:
-        record = await self._store().regenerate(await self._record(identifier))
+        return await self._renewed(identifier, lambda record: self._store().regenerate(record))
+
+    async def _renewed(
+        self, identifier: str, renew: Callable[[SessionRecord], Awaitable[SessionRecord]]
+    ) -> _Answer:
+        """
+        Give a session a new id, whatever its version: the request names none.
+        """
+        record = await self._record(identifier)
+        for attempt in range(_ATTEMPTS):
+            try:
+                record = await renew(record)
+                break
+            except SessionConflict as conflict:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                record = conflict.current
         return _shown(record, location=f"/v1/sessions/{record.id}")
 
     async def _bind(self, request: IRequest, identifier: str) -> _Answer:
         fields = _fields(request, "user")
         if "user" not in fields:
             raise _Refused(400, "the body must have a user, or null to log out")
-        record = await self._record(identifier)
-        with _Asked():
-            await self._store().bind_user(record, fields["user"])
-        return _shown(record, location=f"/v1/sessions/{record.id}")
+
+        async def bind(record: SessionRecord) -> SessionRecord:
+            with _Asked():
+                return await self._store().bind_user(record, fields["user"])
+
+        return await self._renewed(identifier, bind)
 
     async def _list(self, request: Any, user: str) -> _Answer:
         given = request.args.get(b"limit", [b"100"])[-1]
@@ -407,14 +439,12 @@ class SessionAPI(Resource):
         limit = int(given)
         with _Asked():
             found = await self._store().for_user(user, limit=limit + 1)
-        return _Answer(
-            200, {"sessions": [*map(_summary, found[:limit])], "more": len(found) > limit}
-        )
+        return _told(200, {"sessions": [*map(_summary, found[:limit])], "more": len(found) > limit})
 
     async def _revoke(self, user: str) -> _Answer:
         with _Asked():
             count = await self._store().revoke_user(user)
-        return _Answer(200, {"revoked": count})
+        return _told(200, {"revoked": count})
 
     async def _delete_key(self, key: str) -> _Answer:
         return _ended(await self._store().delete_key(key))
@@ -451,20 +481,26 @@ def _explained(failure: Failure, route: str) -> _Answer:
     return _Refused(500, "this has failed here: see the log").answer
 
 
+def _told(
+    status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> _Answer:
+    return _Answer(status, headers or {}, show_document(fields))
+
+
+def _turned_away(refusal: Refusal) -> _Answer:
+    return _told(refusal.status, {"error": refusal.reason}, refusal.headers)
+
+
 def _send(request: Any, answer: _Answer) -> None:
-    if answer.fields is None:
-        body, kind = answer.text.encode(), b"text/plain; version=0.0.4; charset=utf-8"
-    else:
-        body, kind = show_document(answer.fields), b"application/json"
     request.setResponseCode(answer.status)
-    if body:
-        request.setHeader(b"content-type", kind)
+    if answer.body:
+        request.setHeader(b"content-type", answer.kind)
     if answer.status != http.NO_CONTENT:
-        request.setHeader(b"content-length", b"%d" % len(body))
+        request.setHeader(b"content-length", b"%d" % len(answer.body))
     request.setHeader(b"cache-control", b"no-store")
     for name, value in answer.headers.items():
         request.setHeader(name.encode(), value.encode())
-    request.write(body)
+    request.write(answer.body)
     request.finish()
 
 
@@ -542,7 +578,11 @@ def _shown(record: SessionRecord, status: int = 200, **headers: str) -> _Answer:
         "lifetime": record.lifetime.total_seconds(),
         "version": record.version,
     }
-    return _Answer(status, fields, {"etag": _etag(record.version), **headers})
+    try:
+        return _told(status, fields, {"etag": _etag(record.version), **headers})
+    except (TypeError, ValueError, ArithmeticError):
+        # These quote the data, which is not for the log.
+        raise _Refused(500, "the session has data that JSON cannot have") from None
 
 
 def _summary(summary: SessionSummary) -> dict[str, Any]:
