@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -85,7 +85,7 @@ class AccountTests(SynchronousTestCase):
     def result(self, waiting: Deferred[Any]) -> Any:
         """What something gives that has to be hashed for."""
         self.assertNoResult(waiting)
-        self.hashed = self.threads.work()
+        self.threads.work()
         return self.successResultOf(waiting)
 
     def test_right(self) -> None:
@@ -98,10 +98,19 @@ class AccountTests(SynchronousTestCase):
 
     def test_wrong(self) -> None:
         """A wrong password and an unknown name cost one hash of the same size each."""
-        for reply in (stored(b"other"), cursor_reply([])):
+        replies = (stored(b"other"), cursor_reply([]))
+        sizes: list[tuple[int, int, int]] = []
+        scrypt = hashlib.scrypt
+
+        def measured(password: bytes, **options: Any) -> bytes:
+            sizes.append((options["n"], options["r"], options["p"]))
+            return scrypt(password, **options)
+
+        self.patch(hashlib, "scrypt", measured)
+        for reply in replies:
             self.assertIsNone(self.result(self.accounts(reply).authenticate("ada", "word")))
-            self.assertEqual(self.hashed, 1)
             self.assertEqual(self.runner.names, ["find"])
+        self.assertEqual(sizes, [(COST, 8, 1)] * 2)
 
     def test_hostile(self) -> None:
         """What is no name or no password is asked nobody."""
@@ -110,6 +119,7 @@ class AccountTests(SynchronousTestCase):
             ({"$ne": None}, "word"),
             ("ada", {"$ne": None}),
             (None, "word"),
+            ("a\ud800", "word"),
             ("a" * 321, "word"),
             ("ada", "w" * 1025),
         ]
@@ -150,6 +160,9 @@ class AccountTests(SynchronousTestCase):
         hostile: Any = {"$ne": 1}
         self.assertRaises(TypeError, accounts.find, hostile)
         self.assertRaises(ValueError, self.accounts, cost=1000)
+        # OpenSSL would take no such memory limit as that needs.
+        self.assertRaises(ValueError, self.accounts, cost=1 << 20)
+        self.accounts(cost=1 << 19)
         self.assertRaises(TypeError, MongoAccountStore, "db", self.threads)
 
     def test_change(self) -> None:
@@ -176,6 +189,25 @@ class AccountTests(SynchronousTestCase):
         self.failureResultOf(waiting.pop(), AccountsBusy)
         self.assertEqual(self.threads.work(), 66)
         self.assertTrue(all(self.successResultOf(each) for each in waiting))
+
+    def test_given_up(self) -> None:
+        """A check that nobody waits for has its turn until its thread is done, or none at all."""
+        accounts = self.accounts(*[stored() for _ in range(51)])
+        for _ in range(50):
+            waiting = accounts.authenticate("ada", "word")
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        last = accounts.authenticate("ada", "word")
+        self.assertEqual(len(self.threads.waiting), 2)
+        self.assertEqual(self.threads.work(), 3)
+        self.assertIsNotNone(self.successResultOf(last))
+
+    def test_no_threads(self) -> None:
+        """What cannot be hashed keeps no turn."""
+        accounts = self.accounts(*[stored() for _ in range(4)])
+        self.patch(self.threads, "callInThreadWithCallback", None)
+        for _ in range(3):
+            self.failureResultOf(accounts.authenticate("ada", "word"), TypeError)
 
     def test_repr(self) -> None:
         """It shows the collection."""

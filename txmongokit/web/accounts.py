@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pymongo.read_preferences import ReadPreference
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred, succeed
 from twisted.internet.threads import deferToThreadPool
 
 from txmongokit.collection import Collection
+from txmongokit.connection import shared
 from txmongokit.database import Database
 from txmongokit.errors import DuplicateKeyError
 
@@ -25,6 +26,7 @@ __all__ = ["Account", "AccountError", "AccountExists", "AccountsBusy", "MongoAcc
 _LONGEST_PASSWORD = 1024
 _LONGEST_NAME = 320
 _SALT = 16
+_HIGHEST_COST = 1 << 19
 _AT_ONCE = 2
 _WAITING = 64
 _NO_HASH = bytes(32)
@@ -104,9 +106,9 @@ class MongoAccountStore:
     @param place: a database, or the collection itself.
     @param reactor: whose thread pool hashes.
     @param name: of the collection, in a database.
-    @param cost: scrypt's C{n}, a power of 2: a check takes C{1024 * cost}
-        bytes of memory, and time accordingly.  Accounts with another one get
-        this one when they next log in.
+    @param cost: scrypt's C{n}, a power of 2 up to 524288: a check takes
+        C{1024 * cost} bytes of memory, and time accordingly.  Accounts with
+        another one get this one when they next log in.
 
     @raise TypeError: an argument is of the wrong type.
     @raise ValueError: the cost is none.
@@ -124,8 +126,8 @@ class MongoAccountStore:
             place = place[name]
         if not isinstance(place, Collection):
             raise TypeError(f"a Database or a Collection is needed, not {type(place).__name__}")
-        if not 2 <= cost <= 1 << 20 or cost & (cost - 1):
-            raise ValueError(f"cost must be a power of 2 up to {1 << 20}, not {cost}")
+        if not 2 <= cost <= _HIGHEST_COST or cost & (cost - 1):
+            raise ValueError(f"cost must be a power of 2 up to {_HIGHEST_COST}, not {cost}")
         self._collection: Collection[Any] = place.with_options(
             read_preference=ReadPreference.PRIMARY
         )
@@ -180,14 +182,19 @@ class MongoAccountStore:
         """
         The account that a name and a password belong to.
 
-        @param username: as it was typed; what is no C{str}, or huge, is
-            nobody's.
+        @param username: as it was typed; what is no C{str}, no Unicode (a
+            surrogate alone), or huge, is nobody's.
         @return: fires with the account, or C{None}; fails with
-            L{AccountsBusy}.
+            L{AccountsBusy}.  Cancelling it while the password is checked ends
+            the wait: the thread goes on, and has its turn until it is done.
         """
         if not isinstance(username, str) or not isinstance(password, str):
             return succeed(None)
         if len(username) > _LONGEST_NAME or len(password) > _LONGEST_PASSWORD:
+            return succeed(None)
+        try:
+            username.encode()
+        except UnicodeEncodeError:
             return succeed(None)
         return Deferred.fromCoroutine(self._authenticate(username, password))
 
@@ -246,10 +253,17 @@ class MongoAccountStore:
         if len(self._turns.waiting) >= _WAITING:
             raise AccountsBusy("too many passwords are being checked: try again in a few seconds")
         pool = self._reactor.getThreadPool()
-        hashed: bytes = await self._turns.run(
+        await self._turns.acquire()
+        hashing: Deferred[bytes] = maybeDeferred(
             deferToThreadPool, self._reactor, pool, cost.hashed, password, salt
         )
+        # A thread cannot be cancelled: the turn is over when it has ended.
+        hashed: bytes = await shared(hashing.addBoth(self._left))
         return hashed
+
+    def _left(self, result: Any) -> Any:
+        self._turns.release()
+        return result
 
 
 def _account(document: dict[str, Any]) -> Account:
