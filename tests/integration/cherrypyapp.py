@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from threading import Event
 from typing import Any
 
 import cherrypy
@@ -19,6 +20,9 @@ from txmongokit.web.cherrypy_sessions import Session
 __all__ = ["Application", "main"]
 
 THREADS = 60
+# How long a page is held that nobody lets go on, in seconds.
+LONGEST = 20.0
+_let = Event()
 
 
 class Application:
@@ -48,12 +52,21 @@ class Application:
         return "done"
 
     @cherrypy.expose
-    def add(self, name: str = "count", pause: str = "0") -> str:
-        """One more, and perhaps much later."""
+    def add(self, name: str = "count", pause: str = "0", held: str = "") -> str:
+        """One more, and perhaps later, or not before another page lets it."""
         before = cherrypy.session.get(name, 0)
         time.sleep(float(pause))  # The page is slow on purpose: others come in between.
+        if held:
+            _let.wait(LONGEST)
+            _let.clear()
         cherrypy.session[name] = before + 1
         return str(before + 1)
+
+    @cherrypy.expose
+    def let(self) -> str:
+        """Let the page that is held go on."""
+        _let.set()
+        return "done"
 
     @cherrypy.expose
     def locked(self) -> str:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import atexit
 import json
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any
@@ -18,6 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.deployments import SharedTestCase, shared_set
 from tests.integration.visitors import Served, Visitor, free_port
+from tests.reactorthreads import renew_reactor_thread
+from txmongokit.errors import ServerSelectionTimeoutError
 from txmongokit.web.records import digest_of
 
 COOKIE = "session_id"
@@ -44,15 +49,86 @@ def shared_application(server: str) -> Served:
     return served
 
 
-class SwappedTests(SharedTestCase):
+class ThreadTestCase(SharedTestCase):
+    """
+    Sessions in a thread, without any server.
+    """
+
+    def setUp(self) -> None:
+        """A view of the reactor of this test's own."""
+        super().setUp()
+        renew_reactor_thread(self)
+
+    def in_thread(self, function: Callable[[Any], None]) -> Deferred[None]:
+        """Do something with a database."""
+        return deferToThread(function, self.client(shared_set().uri)[self.database])
+
+
+class SessionTests(ThreadTestCase):
+    """
+    What is not seen from outside.
+    """
+
+    def test_away(self) -> Deferred[None]:
+        """A database that does not answer: a sentence for people, not a traceback."""
+        return Deferred.fromCoroutine(self.away())
+
+    async def away(self) -> None:
+        """See L{test_away}."""
+        from txmongokit.web.cherrypy_sessions import Session, SessionsUnavailable, close_clients
+
+        uri = "mongodb://127.0.0.1:1/web?serverSelectionTimeoutMS=100"
+        error = await self.assertFailure(deferToThread(Session, None, uri=uri), SessionsUnavailable)
+        self.assertEqual(error.status, 503)
+        self.assertIsInstance(error.__cause__, ServerSelectionTimeoutError)
+        await deferToThread(close_clients)
+
+    def test_late_lock(self) -> Deferred[None]:
+        """
+        A lock that is asked for after the session was read: the session is
+        read again, whatever its lifetime here, and no lock stays with what
+        cannot be stored.
+        """
+        return self.in_thread(self.late_lock)
+
+    def late_lock(self, database: Any) -> None:
+        """See L{test_late_lock}."""
+        from txmongokit.web.cherrypy_sessions import Session
+        from txmongokit.web.store import InvalidSessionData
+
+        options = {"database": database, "clean_freq": 0, "lock_timeout": 1}
+        first = Session(None, **options)
+        first["count"] = 1
+        first.save()
+        early = Session(first.id, **options, timeout=5)
+        self.assertEqual(early["count"], 1)
+
+        strange = Session(first.id, **options)
+        strange["x"] = object()
+        self.assertRaises(InvalidSessionData, strange.acquire_lock)
+        self.assertFalse(strange.locked)
+
+        second = Session(first.id, **options)
+        second.acquire_lock()
+        second["count"] += 1
+        second.save()
+        second.release_lock()
+
+        early.acquire_lock()
+        early["count"] += 1
+        early.save()
+        early.release_lock()
+        self.assertEqual(Session(first.id, **options)["count"], 3)
+
+
+class SwappedTests(ThreadTestCase):
     """
     The options of C{jaraco.mongodb.sessions.Session}, on this class.
     """
 
     def test_swapped(self) -> Deferred[None]:
         """A database's handle, a codec for objects, and the rest of the dictionary's ways."""
-        database = self.client(shared_set().uri)[self.database]
-        return deferToThread(self.swapped, database)
+        return self.in_thread(self.swapped)
 
     def swapped(self, database: Any) -> None:
         """See L{test_swapped}."""
@@ -119,6 +195,19 @@ class CherryPyTests(SynchronousTestCase):
         found: dict[str, Any] = json.loads(text)
         self.assertEqual(found["id"], visitor.cookies[COOKIE])
         return found
+
+    @contextmanager
+    def held(self, visitor: Visitor) -> Iterator[Future[tuple[int, str]]]:
+        """A request that has the lock of a visitor's session until the block is left."""
+        with ThreadPoolExecutor(1) as threads:
+            slow = threads.submit(Visitor(visitor.port, visitor.cookies).get, "/add?held=1")
+            try:
+                while self.collection["locks"].count_documents({}) == 0:
+                    self.assertFalse(slow.done())
+                    time.sleep(0.02)  # Nobody tells when another process has a lock.
+                yield slow
+            finally:
+                self.visitor().get("/let")
 
     def test_pages(self) -> None:
         """Data stays from request to request; a session is one document."""
@@ -194,12 +283,9 @@ class CherryPyTests(SynchronousTestCase):
         visitor = self.visitor()
         visitor.get("/put?a=1")
         known = visitor.cookies[COOKIE]
-        with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(visitor.get, "/add?pause=0.3")
-            while self.collection["locks"].count_documents({}) == 0:
-                self.assertFalse(slow.done())
+        with self.held(visitor) as slow:
             self.collection.delete_many({})
-            self.assertEqual(slow.result()[0], 200)
+        self.assertEqual(slow.result()[0], 200)
         self.assertIsNone(self.collection.find_one({"_id": digest_of(known)}))
         self.assertEqual(self.seen(self.visitor(session_id=known))["data"], {})
 
@@ -227,12 +313,9 @@ class CherryPyTests(SynchronousTestCase):
         """Who waits too long for others is told to come again, and nothing is changed."""
         visitor = self.visitor()
         visitor.get("/add")
-        with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(Visitor(visitor.port, visitor.cookies).get, "/add?pause=0.6")
-            while self.collection["locks"].count_documents({}) == 0:
-                self.assertFalse(slow.done())
+        with self.held(visitor) as slow:
             self.assertEqual(visitor.get("/impatient/add")[0], 503)
-            self.assertEqual(slow.result(), (200, "2"))
+        self.assertEqual(slow.result(), (200, "2"))
         self.assertEqual(visitor.get("/impatient/add"), (200, "3"))
 
     def test_own_locks(self) -> None:

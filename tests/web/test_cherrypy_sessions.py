@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pymongo import MongoClient
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from txmongokit.errors import ConfigurationError, InvalidURI
 
@@ -53,24 +51,3 @@ class OptionTests(SynchronousTestCase):
         self.addCleanup(sessions.__dict__.pop, "MongodbSession")
         Session.install()
         self.assertIs(sessions.MongodbSession, Session)
-
-
-class AwayTests(TestCase):
-    """
-    A database that does not answer.
-    """
-
-    timeout = 30
-
-    def test_away(self) -> Deferred[None]:
-        """Sessions are not available: an answer for people, not a traceback."""
-        return Deferred.fromCoroutine(self.away())
-
-    async def away(self) -> None:
-        """See L{test_away}."""
-        from txmongokit.web.cherrypy_sessions import Session, SessionsUnavailable, close_clients
-
-        uri = "mongodb://127.0.0.1:1/web?serverSelectionTimeoutMS=100"
-        error = await self.assertFailure(deferToThread(Session, None, uri=uri), SessionsUnavailable)
-        self.assertEqual(error.status, 503)
-        await deferToThread(close_clients)

@@ -347,7 +347,6 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
         record = self._record
         assert record is not None
         record.data = self._data
-        record.lifetime = timedelta(minutes=self.timeout)
         return record
 
     def _save(self, expiration_time: datetime) -> None:
@@ -364,6 +363,7 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
         self, write: Callable[[SessionRecord], Deferred[Any]], record: SessionRecord
     ) -> SessionRecord:
         """Write a record; together with what others have written meanwhile."""
+        record.lifetime = timedelta(minutes=self.timeout)
         for _ in range(_ATTEMPTS):
             try:
                 self.wait_for(write, record)
@@ -432,10 +432,14 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
         Have the session to oneself.
 
         @raise LockTimeout: others have it for longer than C{lock_timeout}.
+        @raise txmongokit.web.store.InvalidSessionData: the data cannot be
+            encoded.
+        @raise txmongokit.web.store.SessionTooLarge: there is too much of it.
         """
         if self.locked:
             return
         if not self._is_fresh():
+            unchanged = self.loaded and not self._opened.is_changed(self._loaded())
             try:
                 self._lock = self._wait(
                     self.lock_timeout + self.answer_timeout,
@@ -447,7 +451,7 @@ class Session(cherrypy_sessions.Session):  # type: ignore[misc]  # CherryPy has 
                 raise LockTimeout(
                     "other requests use this session for too long: try again"
                 ) from error
-            if self.loaded and not self._opened.is_changed(self._loaded()):
+            if unchanged:
                 # Others may have changed it since.
                 self.loaded = False
         self.locked = True
