@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import FakeRunner, Script
+from tests.web.grants import asked_owner, granted
 from tests.web.test_store import MATCHED, MISSED
 from txmongokit.database import Database
 from txmongokit.errors import AutoReconnect, DuplicateKeyError
@@ -97,15 +98,11 @@ class LeasesTests(SynchronousTestCase):
 
     def taken(self, *replies: Script) -> SessionLock:
         """A lock that was granted; the replies follow."""
-        granted: Deferred[Any] = Deferred()
-        self.of = self.leases(granted, *replies)
+        answer: Deferred[Any] = Deferred()
+        self.of = self.leases(answer, *replies)
         taking = Deferred.fromCoroutine(self.of.take(KEY, 5))
-        granted.callback({"value": {"_id": KEY, "owner": self.owner()}, "ok": 1.0})
+        answer.callback(granted(self.runner))
         return self.successResultOf(taking)
-
-    def owner(self) -> Any:
-        """The token that was asked for."""
-        return self.runner.bodies[0]["update"][0]["$set"]["owner"]["$cond"][1]
 
     def test_renewed(self) -> None:
         """A lease is renewed three times in its time, by its owner, until it is released."""
@@ -113,7 +110,7 @@ class LeasesTests(SynchronousTestCase):
         self.runner.clock.pump([1.0, 1.0])
         self.assertEqual(self.runner.names, ["findAndModify", "update", "update"])
         (statement,) = self.runner.statements(2)
-        self.assertEqual(statement["q"], {"_id": KEY, "owner": self.owner()})
+        self.assertEqual(statement["q"], {"_id": KEY, "owner": asked_owner(self.runner)})
         self.assertTrue(self.successResultOf(lock.release()))
         self.assertFalse(self.successResultOf(lock.release()))
         self.assertEqual(self.runner.names[3:], ["delete"])
@@ -200,5 +197,5 @@ class LeasesTests(SynchronousTestCase):
         self.failureResultOf(taking, CancelledError)
         self.assertEqual(self.runner.names, ["findAndModify", "delete"])
         (statement,) = self.runner.statements(1)
-        self.assertEqual(statement["q"], {"_id": KEY, "owner": self.owner()})
+        self.assertEqual(statement["q"], {"_id": KEY, "owner": asked_owner(self.runner)})
         self.assertEqual(len(leases.lines), 0)

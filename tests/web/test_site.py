@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.fakes import FakeRunner, Script, cursor_reply
+from tests.web.grants import granted
 from tests.web.test_files import Served
 from tests.web.test_store import ID, MATCHED, MISSED, NOW, stored
 from txmongokit.database import Database
@@ -25,6 +26,7 @@ from txmongokit.web.site import SessionCookies, Sessions, SessionSite
 from txmongokit.web.store import MongoSessionStore
 
 COOKIE = b"session=" + ID.encode("ascii")
+OTHER = b"B" * 43
 
 
 class Page(Resource):
@@ -176,6 +178,24 @@ class SavingTests(SiteTestCase):
         saved.callback(MATCHED)
         self.assertEqual(self.told(served), (200, b""))
 
+    def test_no_body(self) -> None:
+        """Where an answer has no body, what was written while it waited is none either."""
+        for method, code in ((b"HEAD", 200), (b"GET", 204), (b"GET", 304)):
+            saved: Deferred[Any] = Deferred()
+
+            def twice(request: Any, code: int = code) -> int:
+                change(request)
+                request.setResponseCode(code)
+                request.write(b"abc")
+                request.write(b"def")
+                request.finish()
+                return NOT_DONE_YET
+
+            served = self.serve(twice, stored({}), saved)
+            served.send(method, b"/x", Cookie=COOKIE)
+            saved.callback(MATCHED)
+            self.assertEqual(self.told(served), (code, b""))
+
     def test_producer(self) -> None:
         """A producer that comes while the session is saved begins after that."""
         saved: Deferred[Any] = Deferred()
@@ -219,7 +239,7 @@ class SavingTests(SiteTestCase):
         self.assertEqual(self.runner.names, ["insert"])
         _, headers, _ = served.answer()
         _, *flags = headers[b"set-cookie"].split(b"; ")
-        self.assertEqual(sorted(flags), [b"httponly", b"path=/", b"samesite=lax"])
+        self.assertEqual(sorted(flags), [b"HttpOnly", b"Path=/", b"SameSite=lax"])
         self.assertEqual(headers[b"cache-control"], b'no-cache="set-cookie"')
 
     def test_ended_meanwhile(self) -> None:
@@ -229,7 +249,7 @@ class SavingTests(SiteTestCase):
         status, headers, body = served.answer()
         self.assertEqual((status, body), (200, b"changed"))
         self.assertIn(b"session=;", headers[b"set-cookie"])
-        self.assertIn(b"max-age=0", headers[b"set-cookie"])
+        self.assertIn(b"Max-Age=0", headers[b"set-cookie"])
 
     def test_merged(self) -> None:
         """Somebody else's change to another key is kept."""
@@ -253,6 +273,7 @@ class FailureTests(SiteTestCase):
         served.send(b"GET", b"/x", Cookie=COOKIE)
         status, headers, body = served.answer()
         self.assertEqual((status, headers[b"retry-after"]), (503, b"5"))
+        self.assertEqual(headers[b"cache-control"], b"no-store")
         self.assertEqual(body, b"Sessions are not available at the moment.\n")
         self.assertEqual(self.page.requests, [])
         self.assertEqual(len(self.flushLoggedErrors(AutoReconnect)), 1)
@@ -264,6 +285,27 @@ class FailureTests(SiteTestCase):
         status, headers, body = served.answer()
         self.assertEqual((status, body), (503, b"The session could not be saved.\n"))
         self.assertNotIn(b"set-cookie", headers)
+        self.assertEqual(len(self.flushLoggedErrors(AutoReconnect)), 1)
+
+    def test_headers_of_the_page(self) -> None:
+        """What the page has said of itself is not said of the sentence in its place."""
+
+        def published(request: Any) -> bytes:
+            change(request)
+            request.setHeader(b"cache-control", b"public, max-age=3600")
+            request.setHeader(b"expires", b"Sat, 21 Nov 2026 13:00:00 GMT")
+            request.setLastModified(1)
+            request.setETag(b'"page"')
+            request.redirect(b"/y")
+            return b"page"
+
+        served = self.serve(published, AutoReconnect("gone"))
+        served.send(b"GET", b"/x")
+        status, headers, _ = served.answer()
+        self.assertEqual((status, headers[b"cache-control"]), (503, b"no-store"))
+        self.assertTrue(
+            headers.keys().isdisjoint({b"expires", b"last-modified", b"etag", b"location"})
+        )
         self.assertEqual(len(self.flushLoggedErrors(AutoReconnect)), 1)
 
     def test_conflict(self) -> None:
@@ -365,28 +407,45 @@ class ExclusiveTests(SiteTestCase):
     Requests one after the other.
     """
 
+    def locked(
+        self, cookie: bytes, action: Callable[[Any], Any], *replies: Script, **options: Any
+    ) -> Served:
+        """A request whose first lock is granted; the replies follow."""
+        answer: Deferred[Any] = Deferred()
+        served = self.serve(action, answer, *replies, exclusive=True, **options)
+        served.send(b"GET", b"/x", Cookie=cookie)
+        answer.callback(granted(self.runner))
+        return served
+
     def test_commands(self) -> None:
         """A lock is taken before the session is loaded, and given up after it is saved."""
-        granted: Deferred[Any] = Deferred()
-        served = self.serve(change, granted, stored({}), MATCHED, MATCHED, exclusive=True)
-        served.send(b"GET", b"/x", Cookie=COOKIE)
-        wanted = self.runner.bodies[0]
-        owner = wanted["update"][0]["$set"]["owner"]["$cond"][1]
-        granted.callback({"value": {"_id": b"", "owner": owner}, "ok": 1.0})
+        served = self.locked(COOKIE, change, stored({}), MATCHED, MATCHED)
         self.assertEqual(self.runner.names, ["findAndModify", "find", "update", "delete"])
         self.assertEqual(self.told(served), (200, b"changed"))
 
     def test_unknown_id(self) -> None:
         """An id that is nobody's keeps no lock."""
-        granted: Deferred[Any] = Deferred()
-        served = self.serve(
-            lambda request: b"page", granted, cursor_reply([]), MATCHED, exclusive=True
-        )
-        served.send(b"GET", b"/x", Cookie=COOKIE)
-        owner = self.runner.bodies[0]["update"][0]["$set"]["owner"]["$cond"][1]
-        granted.callback({"value": {"_id": b"", "owner": owner}, "ok": 1.0})
+        served = self.locked(COOKIE, lambda request: b"page", cursor_reply([]), MATCHED)
         self.assertEqual(self.runner.names, ["findAndModify", "find", "delete"])
         self.assertEqual(self.told(served), (200, b"page"))
+
+    def test_gone_at_the_release(self) -> None:
+        """A client that goes while a lock is given up is served no page, and gets no other lock."""
+        both = b"__Host-" + COOKIE + b"; session=" + OTHER
+        for cookie, secure in ((COOKIE, False), (both, True)):
+            served = self.locked(cookie, change, cursor_reply([]), Deferred(), secure=secure)
+            served.lose()
+            self.assertEqual(self.page.requests, [])
+            self.assertEqual(self.runner.names, ["findAndModify", "find", "delete"])
+            self.assertEqual(self.runner.clock.getDelayedCalls(), [])
+
+    def test_one_id_twice(self) -> None:
+        """An id in both cookies is locked and loaded once."""
+        cookie = b"__Host-" + COOKIE + b"; " + COOKIE
+        secret = stored({"a": 1}, confidential=True)
+        served = self.locked(cookie, read, secret, MATCHED, secure=True)
+        self.assertEqual(self.told(served), (200, b"{'a': 1}"))
+        self.assertEqual(self.runner.names, ["findAndModify", "find", "delete"])
 
     def test_busy(self) -> None:
         """Who waits too long is told to come again."""
@@ -415,12 +474,12 @@ class SecurityTests(SiteTestCase):
 
         secret = stored({"kind": "secret"}, confidential=True)
         served = self.serve(both, secret, stored({"kind": "plain"}), secure=True)
-        served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE + b"; " + COOKIE)
+        served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE + b"; session=" + OTHER)
         self.assertEqual(found, [{"kind": "secret"}, {"kind": "plain"}])
         self.assertEqual(self.runner.names, ["find", "find"])
         served = self.serve(both, stored({}), secret, secure=True)
         found.clear()
-        served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE + b"; " + COOKIE)
+        served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE + b"; session=" + OTHER)
         self.assertEqual(found, [{}, {}])
 
     def test_in_clear(self) -> None:
@@ -435,7 +494,7 @@ class SecurityTests(SiteTestCase):
         cookies = SessionCookies(persistent=True)
         served = self.serve(read, stored({}), cookies=cookies)
         served.send(b"GET", b"/x", Cookie=COOKIE)
-        self.assertIn(b"max-age=100", served.answer()[1][b"set-cookie"])
+        self.assertIn(b"Max-Age=100", served.answer()[1][b"set-cookie"])
 
     def test_site(self) -> None:
         """A site is its resource below L{Sessions}."""

@@ -94,8 +94,8 @@ class Sessions(Resource):
         waiting = loading
 
         def disconnected(_: Failure) -> None:
-            waiting.cancel()
             visit.disconnected()
+            waiting.cancel()
 
         gone.addErrback(disconnected)
         loading.addCallbacks(

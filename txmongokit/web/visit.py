@@ -31,6 +31,8 @@ __all__ = ["Visit", "begin_notice"]
 
 _log = Logger()
 _MERGES = 10
+# Headers that are about a page, and untrue of a sentence in its place.
+_OF_PAGES = (b"cache-control", b"expires", b"etag", b"last-modified", b"location")
 
 
 @dataclass
@@ -50,9 +52,14 @@ class _Slot:
 
 def begin_notice(request: Any, code: int, text: bytes) -> None:
     """
-    Status and headers of a response that is nothing but a sentence.
+    Status and headers of a response that is nothing but a sentence, whatever
+    the page has said of its own.
     """
     request.setResponseCode(code)
+    for name in _OF_PAGES:
+        request.responseHeaders.removeHeader(name)
+    request.etag = request.lastModified = None
+    request.setHeader(b"cache-control", b"no-store")
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
     request.setHeader(b"content-length", b"%d" % len(text))
 
@@ -129,6 +136,8 @@ class Visit:
         if exposed is not None and await self._store.revoke_exposed([exposed]):
             _log.warn("a confidential session's id came in clear: the session was ended")
         for confidential, identifier in offers:
+            if any(slot.offered == identifier for slot in self._slots.values()):
+                continue  # It is of the other kind, and locked already.
             slot = self._slots[confidential] = _Slot()
             if self._exclusive:
                 slot.lock = await self._store.lock(identifier)
@@ -146,6 +155,8 @@ class Visit:
                 continue
             self._kept.lost(identifier)
             await self._release(slot)
+            if self._over:
+                raise CancelledError  # The client left while the lock was given up.
 
     def take_over(self) -> None:
         """
@@ -369,6 +380,9 @@ class Visit:
             self._begun = True
         self._sent += len(data)
         self._write(data)
+        if self._request.write != self.write:
+            # To HEAD, and with 204 and 304, twisted.web writes no body from here on.
+            self._write = self._request.write
 
     def _set_cookies(self) -> None:
         for confidential, slot in self._slots.items():
