@@ -5,6 +5,7 @@ L{tests.integration.test_klein_sessions} has the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from klein.interfaces import NoSuchSession, SessionMechanism, TooLateForCookies
@@ -16,6 +17,7 @@ from tests.web.test_cookies import request
 from tests.web.test_store import ID, MATCHED, MISSED, NOW, stored
 from txmongokit.database import Database
 from txmongokit.errors import AutoReconnect
+from txmongokit.web.cookies import SessionCookies
 from txmongokit.web.errors import SessionConflict
 from txmongokit.web.klein import KleinSessionProcurer, KleinSessionStore
 from txmongokit.web.store import MongoSessionStore
@@ -150,13 +152,57 @@ class BindingTests(KleinTestCase):
         self.assertEqual((session.identifier, len(self.runner.requests)), (ID, 1))
 
     def test_ended(self) -> None:
-        """A session that has ended cannot be changed."""
-        session = self.session(MISSED, cursor_reply([]))
-        session.data["b"] = 1
-        updating = session.update(lambda data: data.update(c=1))
-        self.failureResultOf(updating, Exception)
+        """A session that has ended cannot be changed, in whatever way."""
+
+        def update(session: Any) -> Any:
+            return session.update(lambda data: data.update(c=1))
+
+        ways: tuple[tuple[Callable[[Any], Any], dict[str, int]], ...] = (
+            (update, {}),
+            (update, {"b": 1}),
+            (lambda session: session.save(), {"b": 1}),
+            (lambda session: session.bind("ada"), {}),
+        )
+        for way, changes in ways:
+            session = self.session(MISSED, cursor_reply([]))
+            session.data.update(changes)
+            self.failureResultOf(way(session), NoSuchSession)
+            self.assertEqual(len(self.runner.replies), 0)
+
+    def test_update(self) -> None:
+        """An update saves what was changed before it, together with what others have changed."""
+        for replies, others in (
+            ((MATCHED, MATCHED), {}),
+            ((MISSED, stored({"a": 1, "z": 1}, version=4), MATCHED, MATCHED), {"z": 1}),
+        ):
+            session = self.session(*replies)
+            session.data["b"] = 1
+            updated = self.successResultOf(session.update(lambda data: data.update(c=1)))
+            self.assertEqual(updated, {"a": 1, "b": 1, "c": 1, **others})
+            self.assertEqual(session.data, updated)
+            (statement,) = self.runner.statements(-1)
+            self.assertEqual(statement["u"]["$set"]["data"], updated)
+            self.assertEqual(len(self.runner.replies), 0)
+
+    def test_update_conflict(self) -> None:
+        """Of two who have changed the same key the later is told, even if it updates then."""
+        session = self.session(MISSED, stored({"a": 3}, version=4))
+        session.data["a"] = 2
+        self.failureResultOf(session.update(lambda data: data.update(c=1)), SessionConflict)
 
     def test_persistent(self) -> None:
+        """A cookie that outlives the browser is told again with each request, until it is late."""
+        for late, expected in ((False, 1), (True, 0)):
+            asked = request()
+            asked.received_cookies = {b"session": ID.encode("ascii")}
+            asked.startedWriting = late
+            cookies = SessionCookies(persistent=True)
+            procurer = KleinSessionProcurer(self.kept(stored({})), cookies=cookies)
+            session = self.successResultOf(procurer.procureSession(asked))
+            self.assertEqual((session.identifier, len(asked.cookies)), (ID, expected))
+            self.assertEqual([b"Max-Age=100" in line for line in asked.cookies], [True] * expected)
+
+    def test_once(self) -> None:
         """A session is procured once for a request."""
         asked = request()
         asked.received_cookies = {b"session": ID.encode("ascii")}

@@ -5,16 +5,17 @@ Sessions in MongoDB for Klein (extra C{txmongokit[klein]}).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from zope.interface import Attribute, Interface, implementer
 
 from txmongokit.web.accounts import Account, AccountExists, MongoAccountStore
 from txmongokit.web.cookies import SessionCookies, cookie_value
-from txmongokit.web.errors import SessionConflict, SessionUnreadable
+from txmongokit.web.errors import SessionConflict, SessionGone, SessionUnreadable
 from txmongokit.web.merging import merge
 from txmongokit.web.records import SessionRecord
 from txmongokit.web.store import MongoSessionStore
@@ -45,6 +46,7 @@ __all__ = [
 _log = Logger()
 _MOST_TOKENS = 20
 _MERGES = 10
+_ENDED = "there is no such session, or it has ended"
 
 
 class IStoredSession(Interface):
@@ -60,10 +62,14 @@ class IStoredSession(Interface):
         """
         Change the data so that no change is lost, neither this nor others'.
 
+        What has been changed in C{data} before is saved as well.
+
         @param function: called with the data, changes it; again if somebody
             else came in between.
         @return: a L{Deferred} that fires with the data as it was saved; fails
-            with L{NoSuchSession} if the session has ended.
+            with L{NoSuchSession} if the session has ended, with
+            L{txmongokit.web.errors.SessionConflict} if somebody else has
+            changed the same key of C{data} as this request did before.
         """
 
     def save():  # type: ignore[no-untyped-def]
@@ -72,7 +78,8 @@ class IStoredSession(Interface):
 
         @return: a L{Deferred}; fails with
             L{txmongokit.web.errors.SessionConflict} if somebody else has saved
-            the session since this request began.
+            the session since this request began, with L{NoSuchSession} if it
+            has ended.
         """
 
     def expire():  # type: ignore[no-untyped-def]
@@ -206,22 +213,23 @@ class KleinSession:
         """
         See L{IStoredSession}.
         """
+        return Deferred.fromCoroutine(self._update(function)).addErrback(_told)
 
-        def changed(record: SessionRecord | None) -> dict[str, Any]:
-            if record is None:
-                raise NoSuchSession("the session has ended")
-            self.record = record
-            return record.data
-
-        stored = self._store.sessions
-        updated = stored.update(self.record, lambda record: function(record.data))
-        return updated.addCallback(changed)
+    async def _update(self, function: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        sessions = self._store.sessions
+        if sessions.is_changed(self.record):
+            await self._merging(sessions.save)
+        record = await sessions.update(self.record, lambda record: function(record.data))
+        if record is None:
+            raise NoSuchSession(_ENDED)
+        self.record = record
+        return record.data
 
     def save(self) -> Deferred[bool]:
         """
         See L{IStoredSession}.
         """
-        return self._store.sessions.save(self.record)
+        return self._store.sessions.save(self.record).addErrback(_told)
 
     def expire(self) -> Deferred[bool]:
         """
@@ -233,28 +241,46 @@ class KleinSession:
         """
         The session is a user's from now on, or nobody's, with a new id if the
         client can be told.
+
+        @return: fails with L{NoSuchSession} if the session has ended.
         """
-        return Deferred.fromCoroutine(self._bind(user))
+        return Deferred.fromCoroutine(self._bind(user)).addErrback(_told)
 
     async def _bind(self, user: str | None) -> None:
         sessions, carrier = self._store.sessions, self.carrier
         if carrier is not None:
             carrier.check()
+            await self._merging(lambda record: sessions.bind_user(record, user))
+            carrier.tell(self)
+            return
+
+        def save(record: SessionRecord) -> Deferred[bool]:
+            record.user = user
+            return sessions.save(record)
+
+        await self._merging(save)
+
+    async def _merging(self, write: Callable[[SessionRecord], Deferred[Any]]) -> None:
+        """
+        Write the record, together with what others have written meanwhile.
+        """
         for attempt in range(_MERGES):
             try:
-                if carrier is None:
-                    self.record.user = user
-                    await sessions.save(self.record)
-                else:
-                    await sessions.bind_user(self.record, user)
+                await write(self.record)
             except SessionConflict as conflict:
                 if attempt == _MERGES - 1:
                     raise
                 self.record = merge(conflict)
             else:
                 break
-        if carrier is not None:
-            carrier.tell(self)
+
+
+def _told(failure: Failure) -> NoReturn:
+    """
+    What Klein knows by a name of its own.
+    """
+    failure.trap(SessionGone)
+    raise NoSuchSession(_ENDED) from failure.value
 
 
 Authorizer = Callable[[KleinSession], Any]
@@ -334,7 +360,7 @@ class KleinSessionStore:
             _log.error("a session is begun anew: {error}", error=str(error))
             record = None
         if record is None or not await self.sessions.touch(record):
-            raise NoSuchSession("there is no such session, or it has ended")
+            raise NoSuchSession(_ENDED)
         return KleinSession(self, record, mechanism)
 
     def sentInsecurely(self, identifiers: Iterable[str | bytes]) -> None:
@@ -437,8 +463,8 @@ class KleinAccount:
         Set the password, and end all other sessions of this account.
 
         @return: a L{Deferred} that fires with C{None}; fails with
-            L{txmongokit.web.accounts.AccountsBusy}.
-        @raise ValueError: the password is empty, or huge.
+            L{txmongokit.web.accounts.AccountsBusy}, and with C{ValueError} if
+            the password is empty, or huge.
         """
 
         async def change() -> None:
