@@ -7,21 +7,55 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.integration.visitors import Served, Visitor, free_port
+from tests.integration.visitors import ROOT, Served, Visitor
+from tests.web.secretfiles import write_secret
 from txmongokit.connection import ConnectionPool
 from txmongokit.testing import standalone
 from txmongokit.web.store import MongoSessionStore, SessionGone
 
-TWISTD = ("-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile=")
+TWISTD = ("-c", "from twisted.scripts.twistd import run; run()", "--nodaemon")
 NONE_REAPED = "\nmongosessions_reaped_total 0\n"
 OLD, NEW = "old-token-0123456789", "new-token-0123456789"
+
+
+class HeldTests(SynchronousTestCase):
+    """
+    A port that somebody else has.
+    """
+
+    def test_held(self) -> None:
+        """The service ends with one sentence, the status 1 and no file left behind."""
+        pid_file = Path(self.mktemp()).resolve()
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            place = f"tcp:{held.getsockname()[1]}"
+            ended = subprocess.run(
+                [
+                    *(sys.executable, *TWISTD, f"--pidfile={pid_file}", "mongosessions"),
+                    *("--db", "mongodb://127.0.0.1:1/web", "--http", place),
+                ],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        self.assertEqual(ended.returncode, 1)
+        said = ended.stdout.splitlines()[-1]
+        self.assertIn(f"twistd mongosessions: --http '{place}:interface=127.0.0.1': ", said)
+        self.assertIn("already in use", said)
+        self.assertNotIn("Traceback", ended.stdout)
+        self.assertFalse(pid_file.exists())
 
 
 class MongosessionsTests(TestCase):
@@ -40,15 +74,13 @@ class MongosessionsTests(TestCase):
         self.store = MongoSessionStore(self.pool["web"])
         self.documents = self.enterContext(self.deployment.client())["web"]["sessions"]
         self.tokens = Path(self.mktemp()).resolve()
-        self.tokens.write_text(OLD)
-        self.tokens.chmod(0o600)
-        port = free_port()
+        write_secret(self.tokens, OLD)
         self.served = self.enterContext(
             Served(
-                *(*TWISTD, "mongosessions", "--db", f"{uri}?serverSelectionTimeoutMS=2000"),
-                *("--http", f"tcp:{port}:interface=127.0.0.1", "--token-file", str(self.tokens)),
+                *(*TWISTD, "--pidfile=", "mongosessions"),
+                *("--db", f"{uri}?serverSelectionTimeoutMS=2000"),
+                *("--http", "tcp:0:interface=127.0.0.1", "--token-file", str(self.tokens)),
                 *("--reap-every", "0.2"),
-                port=port,
             )
         )
         self.token = OLD

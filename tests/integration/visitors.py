@@ -5,6 +5,7 @@ Browsers, and servers in processes of their own, for tests of web sessions.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPMessage
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import IO, Self
@@ -21,6 +22,9 @@ __all__ = ["Served", "Visitor", "free_port"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 30.0
+_LISTENING = re.compile(rb" starting on (\d+)")
+# How many bytes of what a server prints may come before it says where it listens.
+_START = 100_000
 
 
 def free_port() -> int:
@@ -42,7 +46,7 @@ class Visitor:
     def __init__(self, port: int, cookies: Mapping[str, str] | None = None) -> None:
         self.port = port
         self.cookies = dict(cookies or {})
-        self.headers = HTTPResponse(socket.socket()).headers
+        self.headers = HTTPMessage()
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -74,11 +78,12 @@ class Served:
     A server in a process of its own, which listens when this is entered.
 
     @param arguments: what Python is to run.
-    @param port: where it will listen.
+    @param port: where it will listen; by default it says so, as Twisted's
+        servers do.
     @ivar output: what it has printed, once it has ended.
     """
 
-    def __init__(self, *arguments: str, port: int) -> None:
+    def __init__(self, *arguments: str, port: int = 0) -> None:
         self.port = port
         self.output = ""
         self._arguments = arguments
@@ -114,6 +119,13 @@ class Served:
         return self.process is not None and self.process.poll() is None
 
     def _listens(self) -> bool:
+        assert self._said is not None
+        if not self.port:
+            # Not by reading, which would move where the process writes.
+            told = _LISTENING.search(os.pread(self._said.fileno(), _START, 0))
+            if told is None:
+                return False
+            self.port = int(told[1])
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:

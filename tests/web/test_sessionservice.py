@@ -135,7 +135,7 @@ class ServiceTests(SynchronousTestCase):
 
 class Listening(Service):
     """
-    What listens.
+    What listens, or has other things to end.
 
     @ivar stopped: fires when it has stopped.
     """
@@ -177,6 +177,18 @@ class ServerTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertFalse(self.sessions.running)
         self.successResultOf(stopped)
+
+    def test_others(self) -> None:
+        """What else is in it is stopped before the store."""
+        other = Listening()
+        other.setServiceParent(self.server)
+        self.assertTrue(other.running)
+        stopped = self.server.stopService()
+        self.listening.stopped.callback(None)
+        self.assertEqual((other.running, self.sessions.running), (False, True))
+        other.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertFalse(self.sessions.running)
 
     def test_idle(self) -> None:
         """Without requests it does not wait."""

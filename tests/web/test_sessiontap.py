@@ -5,7 +5,9 @@ Tests for L{txmongokit.web.sessiontap}.
 from __future__ import annotations
 
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.web.secretfiles import write_secret
 from txmongokit.web.sessionservice import SessionServer, SessionStoreService
 from txmongokit.web.sessiontap import Options, makeService
 
@@ -20,18 +23,21 @@ DB = "mongodb://user:secret@db.example/web"
 TOKEN = "a-token-0123456789abc"
 
 
+def refusal(case: SynchronousTestCase, function: Callable[[Any], object], given: object) -> str:
+    """
+    What is said of what cannot be used, before the end.
+    """
+    said = StringIO()
+    case.patch(sys, "stderr", said)
+    error = case.assertRaises(SystemExit, function, given)
+    case.assertEqual(error.code, 1)
+    return said.getvalue()
+
+
 class OptionsTests(SynchronousTestCase):
     """
     L{Options}.
     """
-
-    def refusal(self, *given: str) -> str:
-        """What is said of arguments that cannot be used."""
-        said = StringIO()
-        self.patch(sys, "stderr", said)
-        error = self.assertRaises(SystemExit, Options().parseOptions, given)
-        self.assertEqual(error.code, 1)
-        return said.getvalue()
 
     def test_defaults(self) -> None:
         """Only the database must be named."""
@@ -76,7 +82,7 @@ class OptionsTests(SynchronousTestCase):
             (("--db", DB, "--token-file", "f"), "for --http, which is missing"),
             (("--db", DB, "--token", TOKEN), "--token"),
         ):
-            said = self.refusal(*given)
+            said = refusal(self, Options().parseOptions, given)
             self.assertIn(part, said)
             self.assertNotIn("secret", said)
             self.assertNotIn(TOKEN, said)
@@ -93,20 +99,9 @@ class ServiceTests(SynchronousTestCase):
         options.parseOptions(["--db", DB, *given])
         return options
 
-    def refusal(self, *given: str) -> str:
-        """What is said of options that cannot be used."""
-        said = StringIO()
-        self.patch(sys, "stderr", said)
-        error = self.assertRaises(SystemExit, makeService, self.options(*given))
-        self.assertEqual(error.code, 1)
-        return said.getvalue()
-
     def token_file(self) -> str:
         """A file with a token."""
-        path = Path(self.mktemp())
-        path.write_text(TOKEN)
-        path.chmod(0o600)
-        return str(path)
+        return write_secret(Path(self.mktemp()), TOKEN)
 
     def test_store_alone(self) -> None:
         """Without a place to listen the store is kept, nothing more."""
@@ -128,11 +123,27 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(service.name, "mongosessions")
         self.assertEqual(len(service.services), 3)
         before = signal.getsignal(signal.SIGHUP)
+        self.addCleanup(signal.signal, signal.SIGHUP, before)
         reloading = service.services[-1]
         reloading.startService()
         self.assertNotEqual(signal.getsignal(signal.SIGHUP), before)
         reloading.stopService()
         self.assertEqual(signal.getsignal(signal.SIGHUP), before)
+
+    def test_held(self) -> None:
+        """
+        Where it cannot listen twistd, which looks for an C{Exception}, tidies
+        up, and Python, which looks for C{SystemExit}, prints one sentence.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            place = f"tcp:{held.getsockname()[1]}"
+            for given, part in ((place, "already in use"), ("tcp:70000", "0-65535")):
+                service: Any = makeService(self.options("--http", given))
+                error = self.assertRaises(SystemExit, service.privilegedStartService)
+                self.assertIsInstance(error, Exception)
+                said = str(error.code)
+                self.assertTrue(said.startswith(f"twistd mongosessions: --http '{given}:"))
+                self.assertIn(part, said)
 
     def test_socket(self) -> None:
         """A UNIX socket without a token is this user's alone, or whose it is said to be."""
@@ -149,7 +160,15 @@ class ServiceTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """What turns out to be unusable only then is told as well."""
+        text = self.token_file()
         for given, part in (
+            (("--collection", ""), "name must not be empty"),
+            (("--collection", "a$b"), "must not contain"),
+            (("--db", f"{DB}?w=0"), "writes that are acknowledged"),
+            (
+                ("--http", f"ssl:8443:interface=127.0.0.1:privateKey={text}:certKey={text}"),
+                f"--http 'ssl:8443:interface=127.0.0.1:privateKey={text}",
+            ),
             (("--http", "8080", "--token-file", "/no/such/file"), "cannot be read"),
             (("--key-file", "/no/such/file"), "cannot be read"),
             (("--http", "nonsense:1:interface=127.0.0.1"), "--http 'nonsense:1"),
@@ -157,7 +176,7 @@ class ServiceTests(SynchronousTestCase):
             (("--db", "http://db.example/web"), "mongodb://"),
             (("--db", "mongodb://a:secret@b:c@d/web"), "twistd mongosessions: "),
         ):
-            said = self.refusal(*given)
+            said = refusal(self, makeService, self.options(*given))
             self.assertIn(part, said)
             self.assertNotIn("secret", said)
             self.assertEqual(said.count("\n"), 1)

@@ -185,7 +185,6 @@ class SessionServer(MultiService):
 
     def __init__(self, sessions: SessionStoreService, listening: IService, api: SessionAPI) -> None:
         super().__init__()
-        self._sessions = sessions
         self._listening = listening
         self._api = api
         sessions.setServiceParent(self)
@@ -194,7 +193,7 @@ class SessionServer(MultiService):
     def stopService(self) -> Deferred[None]:
         """
         Take no more requests, answer those under way, for five seconds at
-        most, and stop the store.
+        most, and stop whatever else is here; the store last.
 
         @return: fires when that is done.
         """
@@ -206,4 +205,6 @@ class SessionServer(MultiService):
         idle = self._api.idle()
         idle.addTimeout(_GRACE, self._api.clock, onTimeoutCancel=lambda result, _: None)
         await idle
-        await self._sessions.stopService()
+        for each in reversed(self.services):
+            if each is not self._listening:
+                await maybeDeferred(each.stopService)

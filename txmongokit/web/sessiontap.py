@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from twisted.application import strports
 from twisted.application.service import IService, MultiService, Service
+from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
-from txmongokit.errors import ConfigurationError, InvalidURI
+from txmongokit.errors import ConfigurationError, InvalidName
 from txmongokit.listening import EndpointError, listening_place
 from txmongokit.web.rest import Limits, SessionAPI
-from txmongokit.web.secretfile import SecretFileError, read_cipher
+from txmongokit.web.secretfile import read_cipher
 from txmongokit.web.sessionmetrics import SessionMetrics
 from txmongokit.web.sessionservice import SessionServer, SessionStoreService
 from txmongokit.web.tokens import TokenFile
@@ -138,7 +139,7 @@ def makeService(options: Options) -> IService:
 
     try:
         return _service(reactor, options)
-    except (ConfigurationError, InvalidURI, EndpointError, SecretFileError, ImportError) as error:
+    except (ConfigurationError, InvalidName, ValueError, ImportError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -173,12 +174,45 @@ def _service(reactor: Any, options: Options) -> MultiService:
     api = SessionAPI(lambda: sessions.store, reactor, tokens=tokens, metrics=metrics, limits=limits)
     try:
         listening = strports.service(place, api.site(), reactor=reactor)
-    except (ValueError, TypeError, OSError) as error:
-        raise EndpointError(f"--http {place!r}: {error}") from None
-    server = SessionServer(sessions, listening, api)
+    except Exception as error:  # Whatever a kind of endpoint, or pyOpenSSL, has against it.
+        raise EndpointError(f"--http {place!r}: {str(error) or type(error).__name__}") from None
+    server = _Server(sessions, listening, api, place)
     if tokens is not None:
         _Reloading(reactor, tokens).setServiceParent(server)
     return server
+
+
+class _CannotListen(SystemExit, EndpointError):
+    """
+    The end of the process, with the status 1 and one sentence on standard
+    error.  twistd tidies up only after what is an C{Exception}, and Python
+    shows no traceback only of what is a C{SystemExit}.
+    """
+
+
+class _Server(SessionServer):
+    """
+    Says what it is that cannot be listened at.
+
+    @param place: what C{--http} was given.
+    """
+
+    def __init__(
+        self, sessions: SessionStoreService, listening: IService, api: SessionAPI, place: str
+    ) -> None:
+        super().__init__(sessions, listening, api)
+        self._place = place
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen.
+
+        @raise SystemExit: that cannot be.
+        """
+        try:
+            super().privilegedStartService()
+        except (CannotListenError, OSError, OverflowError) as error:
+            raise _CannotListen(f"{_PROGRAM}: --http {self._place!r}: {error}") from None
 
 
 def _for_this_user(place: str) -> str:
