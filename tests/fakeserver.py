@@ -135,7 +135,16 @@ class MemoryTransport(StringTransport):
 
     def _send(self, message: m.Message, request_id: int) -> None:
         data = m.encode(message, self._last_id, request_id)
-        self.server.network.later(lambda: self.lost or self.protocol.dataReceived(data))
+        network, delay = self.server.network, self.server.delay
+
+        def arrive() -> None:
+            if not self.lost:
+                self.protocol.dataReceived(data)
+
+        if delay:
+            network.clock.callLater(delay, arrive)
+        else:
+            network.later(arrive)
 
     def reply(
         self, request_id: int, document: dict[str, Any], *, more_to_come: bool = False
@@ -188,6 +197,7 @@ class FakeServer:
     @ivar on_command: answers everything else.
     @ivar on_hello: answers C{hello}, where set.
     @ivar refuses: what connecting fails with; a Deferred never connects.
+    @ivar delay: how many seconds its replies take.
     @ivar on_message: answers what is neither OP_MSG nor a command.
     @ivar commands: the commands that came, without C{hello}.
     @ivar messages: all messages that came.
@@ -204,6 +214,7 @@ class FakeServer:
         self.on_message: Callable[[m.Message], m.OpReply | None] = lambda message: None
         self.messages: list[m.Message] = []
         self.refuses: Exception | Deferred[Any] | None = None
+        self.delay = 0.0
         self.commands: list[dict[str, Any]] = []
         self.hellos: list[float] = []
         self.connections: list[MemoryTransport] = []

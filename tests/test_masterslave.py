@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from txmongokit.errors import (
     ConfigurationError,
     InvalidOperation,
     OperationFailure,
+    PyMongoError,
     ServerSelectionTimeoutError,
 )
 from txmongokit.gridfs import GridFSBucket
@@ -189,7 +190,8 @@ class RoutingTests(SplitTestCase):
         for document in writing:
             self.assertEqual(self.reached(database.command(document, **secondary)), ["m"])
         inline = {"mapReduce": "a", "out": {"inline": 1}}
-        reading: list[dict[str, Any]] = [{"dbStats": 1}, {**out, "pipeline": []}, inline]
+        odd = {**out, "pipeline": [1]}
+        reading: list[dict[str, Any]] = [{"dbStats": 1}, {**out, "pipeline": []}, odd, inline]
         for document in reading:
             self.assertIn(self.reached(database.command(document, **secondary)), (["a"], ["b"]))
         cursor = database.cursor_command("find", "a", **secondary)
@@ -282,6 +284,11 @@ class RoutingTests(SplitTestCase):
             self.result(connection.app["fs.chunks"].find_one({"files_id": 1}), 0.0)
         self.assertEqual(len(self.asked()), 1)
         self.assertNotIn("m", self.asked())
+        for name in ("files", "chunks"):
+            self.forget()
+            for _ in range(2):
+                self.result(connection.app[name].find_one(), 0.0)
+            self.assertEqual(self.asked(), ["a", "b"], name)
 
     def test_preference(self) -> None:
         """A slave reads as it was made to, unless the read says otherwise."""
@@ -543,6 +550,18 @@ class CursorTests(SplitTestCase):
             self.assertEqual(self.asked(), [host])
             self.assertEqual(self.hosts[host].commands[0]["cursors"], [7])
 
+    def test_close_cursor_within_a_session(self) -> None:
+        """A session that is bound has nothing to do with it."""
+        connection = self.split()
+        self.result(self.slaves[1].app.command("ping"))
+
+        async def close() -> None:
+            async with connection.start_session() as session, session.bind():
+                await connection.close_cursor(7, 1)
+
+        self.result(close())
+        self.assertIn("killCursors", self.hosts["b"].names())
+
     def test_close_cursor_refuses(self) -> None:
         """What is no number is refused, and so is a connection that there is not."""
         connection = self.split()
@@ -566,6 +585,25 @@ class CursorTests(SplitTestCase):
         (held,) = [host for host in "ab" if "find" in self.hosts[host].names()]
         self.assertEqual(connection.connection_id(cursor.address), "ab".index(held))
         self.assertEqual(connection.connection_id(("m", 27017)), -1)
+
+    def known(self, connection: MasterSlaveConnection) -> dict[str, int]:
+        """Which connection reaches which host, when all are known."""
+        for pool in (connection.master, *connection.slaves):
+            self.result(pool.app.command("ping", read_preference=Nearest()), 11.0)
+        return {host: connection.connection_id((host, 27017)) for host in self.hosts}
+
+    def test_connection_id_in_one_set(self) -> None:
+        """The primary is the master's, though slaves of its set know it, too."""
+        self.network.elect("m")
+        self.slaves = [self.pool("a", read_preference=ReadPreference.SECONDARY)]
+        self.assertEqual(self.known(self.split()), {"m": -1, "a": 0, "b": 0})
+
+    def test_connection_id_of_any_member(self) -> None:
+        """All servers of a slave are its own, also those that it reads from on request only."""
+        for host in "ab":
+            self.hosts[host].member("copies", ["a:27017", "b:27017"], "a:27017")
+        self.slaves = self.slaves[:1]
+        self.assertEqual(self.known(self.split()), {"m": -1, "a": 0, "b": 0})
 
     def test_manager(self) -> None:
         """Each connection has a cursor manager, which closes its cursors."""
@@ -827,7 +865,9 @@ class OptionsTests(SplitTestCase):
         self.assertEqual(connection.read_concern, ReadConcern())
 
 
-_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+def moment(seconds: float) -> datetime:
+    """The time that positions count from, and so many seconds more."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class StalenessTests(SplitTestCase):
@@ -846,16 +886,17 @@ class StalenessTests(SplitTestCase):
         self.written(10)
         self.position = Timestamp(10, 1)
         self.checkpoints: list[dict[str, Any]] = [{"source": {"set": "rs", "id": 1}}]
+        self.oldest = Timestamp(1, 1)
         self.missing: dict[str, Any] | None = None
         self.hosts["a"].on_command = self.checkpoint
         self.hosts["m"].on_command = self.oplog
         self.hosts["m"].on_hello = None
 
     def written(self, seconds: int, member: int | None = None) -> None:
-        """The master's last write was then, and that of C{b} then or at another time."""
+        """The master's last write was just then, that of C{b} then or at another time."""
         for host, at in (("m", seconds), ("b", seconds if member is None else member)):
             self.hosts[host].change(
-                lastWrite={"opTime": {"ts": Timestamp(at, 1), "t": 1}}, localTime=_NOW
+                lastWrite={"opTime": {"ts": Timestamp(at, 1), "t": 1}}, localTime=moment(seconds)
             )
 
     def checkpoint(self, body: dict[str, Any]) -> Any:
@@ -866,17 +907,19 @@ class StalenessTests(SplitTestCase):
         return answers(self.hosts["a"])(body)
 
     def oplog(self, body: dict[str, Any]) -> Any:
-        """What C{m} says: the first write after a position, and its name."""
+        """What C{m} says: the first write after a position or of all, and its name."""
         if body.get("find") != "oplog.rs":
             return answers(self.hosts["m"])(body)
         if self.missing is not None and "code" in self.missing:
             return self.missing
+        if "sort" in body:
+            return cursor_reply([{"ts": self.oldest}])
         return cursor_reply([] if self.missing is None else [self.missing])
 
     def behind(self, seconds: float) -> None:
         """There is a write that C{a} has not got, and it is so old."""
         self.written(100)
-        self.missing = {"wall": _NOW - timedelta(seconds=seconds)}
+        self.missing = {"wall": moment(100 - seconds)}
 
     def read(self, connection: MasterSlaveConnection) -> set[str]:
         """The hosts that are read from, once it is known what there is."""
@@ -947,6 +990,62 @@ class StalenessTests(SplitTestCase):
         lag = connection.lags[0]
         assert lag is not None
         self.assertTrue(90 <= lag < 92, lag)
+
+    def test_overwritten(self) -> None:
+        """A slave whose position the oplog has left is as far behind as that position."""
+        self.written(1000)
+        self.oldest = Timestamp(400, 1)
+        connection = self.split(max_staleness=700)
+        for missing in ({"wall": moment(400)}, None):
+            self.missing = missing
+            self.network.advance(10.0)
+            self.assertEqual(self.read(connection), {"b"})
+            lag = connection.lags[0]
+            assert lag is not None
+            self.assertTrue(990 <= lag < 1000, lag)
+
+    def copies(self, behind: str, **options: Any) -> ConnectionPool:
+        """
+        A connection to a set of its own that a replicator feeds, with C{c} for
+        its primary; these of its members, C{c}, C{d} and C{e}, are behind.
+        """
+        names = [f"{host}:27017" for host in "cde"]
+
+        def fed(server: FakeServer, body: dict[str, Any]) -> Any:
+            if body.get("find") != "mongosync":
+                return answers(server)(body)
+            position = Timestamp(10 if server.address[0] in behind else 100, 1)
+            return cursor_reply([{"ts": position, "source": {"set": "rs", "id": 1}}])
+
+        for host in "cde":
+            server = self.network.add(host)
+            server.member("copies", names, names[0])
+            server.on_command = partial(fed, server)
+        return self.pool("c", replicaSet="copies", **options)
+
+    def test_distance(self) -> None:
+        """Servers count that are too far away to be read from just now, too."""
+        self.slaves = [self.copies("e", read_preference=ReadPreference.SECONDARY)]
+        self.network.servers["e", 27017].delay = 0.1
+        self.behind(60)
+        connection = self.split(max_staleness=5)
+        self.read(connection)
+        self.network.advance(2.0)
+        self.assertEqual(self.read(connection), {"m"})
+        lag = connection.lags[0]
+        assert lag is not None
+        self.assertGreaterEqual(lag, 60.0)
+
+    def test_foreign_preference(self) -> None:
+        """With a limit, no server of a slave is read that was not measured."""
+        self.slaves = [self.copies("de")]
+        self.behind(60)
+        preference: dict[str, Any] = {"read_preference": ReadPreference.SECONDARY}
+        for options, wanted in (({}, {"d", "e"}), ({"max_staleness": 5}, {"c"})):
+            things = self.split(**options).app.things.with_options(**preference)
+            self.network.advance(11.0)
+            found = {self.result(things.find_one())["name"] for _ in range(20)}
+            self.assertLessEqual(found, wanted)
 
     def test_least(self) -> None:
         """Of several checkpoints the one that is furthest behind counts."""
@@ -1024,8 +1123,8 @@ class StalenessTests(SplitTestCase):
             self.assertEqual(self.read(connection), {"a"})
         self.assertIsNone(connection.lags[1])
 
-    def test_told(self) -> None:
-        """That a slave is left out, and read again, is logged, once each."""
+    def told(self) -> list[str]:
+        """What is logged from now on."""
         told: list[str] = []
 
         @implementer(ILogObserver)
@@ -1035,6 +1134,11 @@ class StalenessTests(SplitTestCase):
 
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return told
+
+    def test_told(self) -> None:
+        """That a slave is left out, and read again, is logged, once each."""
+        told = self.told()
         connection = self.split(max_staleness=5)
         self.read(connection)
         self.assertEqual(told, [])
@@ -1079,6 +1183,34 @@ class StalenessTests(SplitTestCase):
         self.failure(waiting, AutoReconnect)
         self.network.advance(30.0)
         self.assertEqual(len(self.hosts["a"].connections), 0)
+
+    def test_stops_quietly(self) -> None:
+        """That slaves are not measured any more is no news of them."""
+        told = self.told()
+        for host in "ab":
+            self.hosts[host].on_hello = lambda body: None
+        connection = self.split(max_staleness=5)
+        waiting = connection.app.things.find_one()
+        waiting.addErrback(lambda failure: failure.trap(PyMongoError))
+        self.network.advance(0.5)
+        self.result(connection.disconnect())
+        self.assertEqual(told, [])
+
+    def test_stops_at_once(self) -> None:
+        """After an end that comes before the first read nothing begins."""
+        connection = self.split(max_staleness=5)
+        self.result(connection.disconnect())
+        self.failure(connection.app.things.find_one(), InvalidOperation)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_deadline(self) -> None:
+        """The time limit of a read is for the first measurement, too."""
+        self.hosts["m"].on_hello = lambda body: None
+        for when_stale in ("master", "fail"):
+            connection = self.split(max_staleness=5, when_stale=when_stale)
+            waiting: Deferred[Any] = connection.app.things.find_one(timeout=1.0)
+            error = self.failure(waiting, PyMongoError, 1.125)
+            self.assertTrue(error.timeout, when_stale)
 
     def test_cancel(self) -> None:
         """A read that waits for the first measurement can be cancelled."""

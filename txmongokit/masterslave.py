@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
@@ -20,6 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults, 
 from zope.interface import implementer
 
 from txmongokit._masterslave.requests import Request, Requests
+from txmongokit._masterslave.servers import preferred_servers
 from txmongokit._masterslave.sessions import MasterSession, SplitSession
 from txmongokit._masterslave.staleness import Staleness
 from txmongokit._pymongo import RETRYABLE_CODES
@@ -126,23 +128,29 @@ class CursorCloser:
         _check_cursor_id(cursor_id)
         options = self.connection.options
         # Servers tell cursors by their numbers alone.
-        told = [
-            self.connection.run(KillCursors("admin.$cmd.aggregate", [cursor_id], address, options))
+        commands = [
+            KillCursors("admin.$cmd.aggregate", [cursor_id], address, options)
             for address in sorted(self.connection.nodes, key=format_address)
         ]
+        # A session that is bound here may be another client's.
+        told = [Context().run(self.connection.run, each) for each in commands]
         return DeferredList(told, consumeErrors=True).addCallback(lambda _: None)
 
 
 class _Slave:
     """
     One of the connections that are read from.
+
+    @param bounded: whether those of its servers are measured, and no others,
+        that C{pool} reads from by itself.
     """
 
-    def __init__(self, number: int, pool: ConnectionPool[Any]) -> None:
+    def __init__(self, number: int, pool: ConnectionPool[Any], bounded: bool) -> None:
         options = pool.client_options
         seeds = ", ".join(format_address(seed) for seed in options.seeds)
         self.number = number
         self.pool = pool
+        self._bounded = bounded
         self.name = f"slave {number} ({seeds if options.srv is None else options.srv.host})"
         # For which description of the deployment and which preference what was found.
         self._found: tuple[Any, Any, bool] = (None, None, False)
@@ -150,11 +158,12 @@ class _Slave:
     def suit(self, asked: CommandOptions, inherited: CommandOptions) -> CommandOptions:
         """
         What a command is run with here: what it has inherited gives way to
-        what this connection was made with.
+        what this connection was made with, and so does its own read preference
+        where that may lead to servers that are not measured.
         """
         own = self.pool.options
         preference, concern = asked.read_preference, asked.read_concern
-        if not preference.mode:
+        if self._bounded or not preference.mode:
             preference = own.read_preference
         if concern is inherited.read_concern:
             concern = own.read_concern
@@ -212,8 +221,9 @@ class MasterSlaveConnection(Deployment[DocumentT]):
     @param max_staleness: how many seconds a slave may be behind the master; one
         that may be further behind, or of which nobody knows, is not read.
         C{None} for any number.  It is measured beside the reads: see
-        L{lags}.
-        At least 0.5.
+        L{lags}.  At least 0.5.  With it slaves are read by their own read
+        preference only, whatever a read says: it is their servers that are
+        measured.
     @param staleness_interval: seconds between two measurements; by default a
         quarter of C{max_staleness}, at most 10.
     @param when_stale: what becomes of reads when no slave is fresh enough:
@@ -239,7 +249,8 @@ class MasterSlaveConnection(Deployment[DocumentT]):
     ) -> None:
         _check_connections(master, slaves)
         self._master = master
-        self._slaves = tuple(_Slave(number, pool) for number, pool in enumerate(slaves))
+        bounded = max_staleness is not None
+        self._slaves = tuple(_Slave(number, pool, bounded) for number, pool in enumerate(slaves))
         self._requests = Requests()
         # Not every client that starts is to read from the same slave first.
         self._turn = random.randrange(len(self._slaves))
@@ -573,11 +584,16 @@ class MasterSlaveConnection(Deployment[DocumentT]):
 
         @raise ValueError: none does, just now.
         """
+        # A slave of the master's own set knows the primary, too, without reading from it; a
+        # read's own preference may lead to a server of a slave that is not read otherwise.
         for each in self._slaves:
-            if address in each.pool.nodes:
+            if address in preferred_servers(each.pool):
                 return each.number
         if address in self._master.nodes:
             return _MASTER
+        for each in self._slaves:
+            if address in each.pool.nodes:
+                return each.number
         raise ValueError(f"{address!r} is the address of no server of these connections")
 
     def close_cursor(self, cursor_id: int, connection_id: int) -> Deferred[None]:
@@ -743,7 +759,7 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         if command.deadline is None:
             command.deadline = self._master.deadline(asked)
         if self._staleness is not None:
-            await self._staleness.first()
+            await self._staleness.first(command.deadline)
         untried = self._in_turn(command)
         reasons: dict[_Slave, PyMongoError] = {}
         while untried:
@@ -768,8 +784,9 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         command.options, command.retryable = asked, retryable
         if len(reasons) < len(self._slaves) and self._stale_reads == "master":
             return await self._run_at(self._master, command, session)
-        failed = self._all_failed(reasons)
-        raise time_exceeded(failed) if self._is_late(command) else failed
+        late = self._is_late(command)
+        failed = self._all_failed(reasons, late)
+        raise time_exceeded(failed) if late else failed
 
     def _is_late(self, command: Command[Any]) -> bool:
         return command.deadline is not None and self.seconds() >= command.deadline
@@ -783,7 +800,7 @@ class MasterSlaveConnection(Deployment[DocumentT]):
         if not slaves:
             return []
         bucket, _, part = command.namespace.rpartition(".")
-        if part in ("files", "chunks"):
+        if part in ("files", "chunks") and "." in bucket:
             # A file's chunks may not have arrived where its description comes from elsewhere.
             first = crc32(bucket.encode()) % len(self._slaves)
             first = next((at for at, each in enumerate(slaves) if each.number >= first), 0)
@@ -822,7 +839,7 @@ class MasterSlaveConnection(Deployment[DocumentT]):
             reasons[slave] = failure.value
         return None
 
-    def _all_failed(self, reasons: dict[_Slave, PyMongoError]) -> AutoReconnect:
+    def _all_failed(self, reasons: dict[_Slave, PyMongoError], late: bool) -> AutoReconnect:
         staleness = self._staleness
         told = []
         for each in self._slaves:
@@ -831,7 +848,8 @@ class MasterSlaveConnection(Deployment[DocumentT]):
                 reason = staleness.explain(each.number)
             told.append(f"{each.name}: {reason}")
         errors = list(reasons.values())
-        away = bool(errors) and all(isinstance(e, ServerSelectionTimeoutError) for e in errors)
+        # Where the time was over before any was asked, none was found in time.
+        away = all(isinstance(e, ServerSelectionTimeoutError) for e in errors) if errors else late
         kind = ServerSelectionTimeoutError if away else AutoReconnect
         return kind(f"no slave can be read: {'; '.join(told)}", errors)
 
@@ -842,7 +860,8 @@ def _only_reads(document: Mapping[str, Any]) -> bool:
     if name == "aggregate":
         pipeline = document.get("pipeline")
         last = pipeline[-1] if isinstance(pipeline, (list, tuple)) and pipeline else {}
-        return "$out" not in last and "$merge" not in last
+        # What is no stage is refused by whoever gets it.
+        return not isinstance(last, Mapping) or not last.keys() & {"$out", "$merge"}
     if name == "mapreduce":
         out = document.get("out")
         return isinstance(out, Mapping) and "inline" in out

@@ -9,6 +9,7 @@ checkpoint for any other server.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import Context
@@ -18,10 +19,11 @@ from typing import Any
 
 from bson.timestamp import Timestamp
 from pymongo.read_preferences import ReadPreference
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txmongokit._masterslave.servers import preferred_servers
 from txmongokit._sansio.commands.base import CommandOptions, RunCommand
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import OperationFailure, PyMongoError
@@ -62,6 +64,13 @@ class _Master:
     newest: Timestamp
     clock: datetime
 
+    def age(self, position: Timestamp) -> float:
+        """
+        How old a position is, and so at most what comes after it, in seconds.
+        """
+        written = position.as_datetime().replace(tzinfo=None)
+        return max(0.0, (self.clock - written).total_seconds())
+
 
 class Staleness:
     """
@@ -93,6 +102,7 @@ class Staleness:
         self._reasons = ["it has not been measured yet"] * len(slaves)
         self._was_fresh: list[bool | None] = [None] * len(slaves)
         self._running: Deferred[None] | None = None
+        self._stopped = False
         # The measurements under way: a slave that is slow holds up no other.
         self._measuring: dict[int, Deferred[None]] = {}
         self._measured = False
@@ -100,17 +110,18 @@ class Staleness:
 
     def start(self) -> None:
         """
-        Measure now and from now on.
+        Measure now and from now on, unless that was stopped.
         """
-        if self._running is None:
+        if self._running is None and not self._stopped:
             # No limit or session of whoever reads first is the measurements'.
             self._running = Context().run(Deferred.fromCoroutine, self._measure_on())
             self._running.addErrback(self._ended)
 
     def stop(self) -> None:
         """
-        Measure no more.
+        Measure no more, never again.
         """
+        self._stopped = True
         if self._running is not None:
             self._running.cancel()
         for measuring in list(self._measuring.values()):
@@ -122,22 +133,32 @@ class Staleness:
             self._log.failure("the staleness of slaves is not measured any more", failure)
         self._tell()
 
-    def first(self) -> Deferred[None]:
+    async def first(self, deadline: float | None) -> None:
         """
-        @return: fires when a slave was found to be fresh, or all have been
-            measured or could not be.
+        Wait until a slave was found to be fresh, or all have been measured or
+        could not be.
+
+        @param deadline: until when at most, in the master's seconds.
         """
         if self._measured:
-            return succeed(None)
+            return
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
-        return waiting
+        waits = [waiting]
+        if deadline is not None and deadline < math.inf:
+            waits.append(self._master.sleep(max(0.0, deadline - self._master.seconds())))
+        ended: Any = DeferredList(waits, fireOnOneCallback=True, consumeErrors=True)
+        try:
+            if isinstance(await ended, list):  # Neither has ended as it should.
+                raise CancelledError
+        finally:
+            for each in waits:
+                each.cancel()
 
     def _tell(self) -> None:
         self._measured = True
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
+        while self._waiting:
+            self._waiting.pop(0).callback(None)
 
     def lag(self, number: int) -> float | None:
         """
@@ -201,6 +222,8 @@ class Staleness:
             self._tell()
 
     def _report(self) -> None:
+        if self._stopped:
+            return  # That slaves are not measured any more is no news of them.
         for number, slave in enumerate(self._slaves):
             if self._found[number] is None and number in self._measuring:
                 continue  # Soon.
@@ -237,10 +260,9 @@ class Staleness:
 
     async def _position(self, slave: ConnectionPool[Any], master: _Master) -> Timestamp:
         """How far the one of a slave's servers is that is furthest behind."""
-        preference = slave.options.read_preference
-        await _ask(slave, "admin", {"hello": 1}, preference)
-        servers = slave.topology_description.apply_selector(preference)
-        positions = [await _position_at(slave, each.address, master) for each in servers]
+        await _ask(slave, "admin", {"hello": 1}, slave.options.read_preference)
+        servers = preferred_servers(slave)
+        positions = [await _position_at(slave, each, master) for each in servers]
         if not positions:
             raise _UnknownLag("none of its servers is known just now")
         return min(positions)
@@ -249,27 +271,32 @@ class Staleness:
         """How old the oldest write is that comes after a position, in seconds."""
         if position >= master.newest:
             return 0.0
-        query = {
-            "find": "oplog.rs",
-            # Many entries may be no writes: a master that nobody uses has one every ten seconds.
-            "filter": {"ts": {"$gt": position}, "op": {"$ne": "n"}, "ns": {"$not": _OWN}},
-            "projection": {"wall": 1},
-            "limit": 1,
-            "singleBatch": True,
-        }
+        # Many entries may be no writes: a master that nobody uses has one every ten seconds.
+        later = {"ts": {"$gt": position}, "op": {"$ne": "n"}, "ns": {"$not": _OWN}}
         try:
-            reply = await _ask(self._master, "local", query)
+            missing = await self._first_entry(filter=later)
+            # Looked at afterwards, as it moves on.
+            oldest = await self._first_entry(sort={"$natural": 1})
         except OperationFailure as error:
             if error.code != _NOT_AUTHORIZED:
                 raise
-            return float(max(0, master.newest.time - position.time))
-        missing = reply["cursor"]["firstBatch"]
-        if not missing:
+            return master.age(position)
+        if oldest is None or oldest["ts"] > position:
+            # The oplog has been overwritten: there may have been older ones.
+            return master.age(position)
+        if missing is None:
             return 0.0
-        wall = missing[0].get("wall")
+        wall = missing.get("wall")
         if not isinstance(wall, datetime):
-            return float(max(0, master.newest.time - position.time))
+            return master.age(position)
         return max(0.0, (master.clock - wall).total_seconds())
+
+    async def _first_entry(self, **query: Any) -> Mapping[str, Any] | None:
+        """The first one of the master's oplog that a query finds."""
+        fields = {"projection": {"ts": 1, "wall": 1}, "limit": 1, "singleBatch": True}
+        reply = await _ask(self._master, "local", {"find": "oplog.rs", **query, **fields})
+        found: list[Mapping[str, Any]] = reply["cursor"]["firstBatch"]
+        return found[0] if found else None
 
 
 async def _ask(
