@@ -121,7 +121,11 @@ _MORE_THIRD_PARTIES = {
     "database": ("typing_extensions",),
     "connection": ("twisted", "zope.interface", "typing_extensions"),
     "masterslave": ("zope.interface", "typing_extensions"),
-    "reactorthread": ("twisted.internet.reactor", "twisted.python.threadable"),
+    "reactorthread": (
+        "twisted.internet.error",
+        "twisted.internet.reactor",
+        "twisted.python.threadable",
+    ),
     "testing": ("cryptography",),
     "gridfs": ("gridfs.errors", "zope.interface"),
     "storage": ("cattrs",),

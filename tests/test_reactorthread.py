@@ -5,6 +5,9 @@ thread, and with trial's, which runs.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as WaitEnded
 from functools import partial
 from threading import Event, Thread, current_thread
 from typing import Any
@@ -20,6 +23,34 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from txmongokit.reactorthread import NoAnswer, ReactorEnded, ReactorThread, reactor_thread
 
 
+class EndingReactor(SelectReactor):
+    """
+    A reactor that can end just before something is called in its thread.
+
+    @ivar ends: whether it does so at the next call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = False
+        self.ended = Event()
+
+    def mainLoop(self) -> None:
+        """Say when it is over."""
+        try:
+            super().mainLoop()
+        finally:
+            self.ended.set()
+
+    def callFromThread(self, f: Any, *args: object, **kwargs: object) -> None:
+        """End first, if asked to."""
+        if self.ends:
+            self.ends = False
+            super().callFromThread(self.stop)
+            self.ended.wait(5)
+        super().callFromThread(f, *args, **kwargs)
+
+
 class OwnReactorTests(SynchronousTestCase):
     """
     L{ReactorThread} with a reactor that nobody runs.
@@ -29,7 +60,7 @@ class OwnReactorTests(SynchronousTestCase):
         """A reactor, and a promise to leave none behind."""
         # Who runs a reactor says that its thread is the one for I/O.
         self.patch(threadable, "ioThread", threadable.ioThread)
-        self.reactor = SelectReactor()
+        self.reactor = EndingReactor()
         self.thread = ReactorThread(self.reactor)
         self.addCleanup(self.thread.stop)
 
@@ -64,27 +95,72 @@ class OwnReactorTests(SynchronousTestCase):
         waiting: Deferred[str] = Deferred(lambda waiting: waiting.callback("late"))
         self.assertEqual(self.thread.call(0.01, lambda: waiting), "late")
 
+    def test_just_now(self) -> None:
+        """A result that comes when the wait for it has just ended is not lost."""
+        wait = Future.result
+        ended: list[float | None] = []
+
+        def late(answer: Future[Any], seconds: float | None = None) -> Any:
+            found = wait(answer, 5)
+            if not ended:
+                ended.append(seconds)
+                raise WaitEnded
+            return found
+
+        self.patch(Future, "result", late)
+        self.assertEqual(self.thread.call(0.01, partial(succeed, "just now")), "just now")
+        self.assertEqual(ended, [0.01])
+
+    def waiter(self, function: Any) -> tuple[Thread, list[Exception]]:
+        """A thread that waits for a function without limit, and what that ends with."""
+        found: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                self.thread.call(None, function)
+            except ReactorEnded as error:
+                found.append(error)
+
+        waiter = Thread(target=wait, daemon=True)
+        waiter.start()
+        return waiter, found
+
     def test_stopped_meanwhile(self) -> None:
         """Nobody waits for a reactor that stops."""
         begun = Event()
-        found: list[Any] = []
 
         def never() -> Deferred[None]:
             begun.set()
             return Deferred()
 
-        def wait() -> None:
-            try:
-                self.thread.call(None, never)
-            except ReactorEnded as error:
-                found.append(error)
-
-        waiter = Thread(target=wait)
-        waiter.start()
+        waiter, found = self.waiter(never)
         self.assertTrue(begun.wait(5))
         self.thread.stop()
         waiter.join(5)
         self.assertEqual(len(found), 1)
+
+    def test_ended_before(self) -> None:
+        """Nobody waits for a reactor that ends before it comes to what it is asked for."""
+        self.thread.call(5, partial(succeed, None))
+        self.reactor.ends = True
+        waiter, found = self.waiter(Deferred)
+        waiter.join(5)
+        self.assertEqual(len(found), 1)
+
+    def test_ended_by_others(self) -> None:
+        """A reactor that has run and stopped before the first call is known for it at once."""
+        self.reactor.callWhenRunning(self.reactor.stop)
+        self.reactor.run(installSignalHandlers=False)
+        error = self.assertRaises(ReactorEnded, self.thread.call, 5, partial(succeed, None))
+        self.assertIn("does not start twice", str(error))
+
+    def test_forked(self) -> None:
+        """A process that was forked has no reactor, and is told so at once."""
+        self.thread.call(5, partial(succeed, None))
+        here = os.getpid()
+        self.patch(os, "getpid", lambda: here + 1)
+        error = self.assertRaises(RuntimeError, self.thread.call, 5, partial(succeed, None))
+        self.assertIn(f"runs in process {here}, from which this one was forked", str(error))
 
 
 class RunningReactorTests(TestCase):

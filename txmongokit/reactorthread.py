@@ -6,14 +6,16 @@ already, or else on one that is given a thread of its own.
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitEnded
-from functools import cache
+from functools import cache, partial
 from threading import Event, Lock, Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ReactorNotRestartable
 from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
 
@@ -45,7 +47,7 @@ class ReactorThread:
 
     Nothing starts before the first L{call}.  A reactor that runs by then, in
     whatever thread, is used as it is; otherwise it is run in a daemon thread
-    until L{stop}.
+    until L{stop}.  Processes are forked before that: threads stay behind.
 
     @param reactor: the process's.
     """
@@ -54,7 +56,11 @@ class ReactorThread:
         self._reactor = reactor
         self._lock = Lock()
         self._thread: Thread | None = None
-        self._watched = False
+        self._process: int | None = None
+        # Whether the end of the reactor will be noticed.
+        self._watched = Event()
+        # Whoever changes these two: callers and the reactor.
+        self._guard = Lock()
         self._ended = False
         self._waiting: set[Future[Any]] = set()
 
@@ -86,7 +92,8 @@ class ReactorThread:
 
         @raise NoAnswer: it has taken too long.
         @raise ReactorEnded: the reactor has stopped, or stops meanwhile.
-        @raise RuntimeError: this is the reactor's own thread.
+        @raise RuntimeError: this is the reactor's own thread, or the process
+            was forked after the first call.
         @raise Exception: what the function failed with.
         """
         if self.is_own_thread():
@@ -94,16 +101,14 @@ class ReactorThread:
         self._start()
         answer: Future[_T] = Future()
         begun: list[Deferred[None]] = []
+        self._admit(answer)
 
         def begin() -> None:
-            self._watch()
-            if self._ended:
-                answer.set_exception(_ended())
-                return
-            self._waiting.add(answer)
+            if answer.done():
+                return  # The reactor is about to stop.
             working = maybeDeferred(function, *arguments, **keywords)
-            begun.append(working.addCallbacks(answer.set_result, _fail, errbackArgs=(answer,)))
-            begun[0].addBoth(lambda _: self._waiting.discard(answer))
+            begun.append(working.addCallbacks(partial(_succeed, answer), partial(_fail, answer)))
+            begun[0].addBoth(lambda _: self._dismiss(answer))
 
         def cancel() -> None:
             for working in begun:
@@ -114,7 +119,8 @@ class ReactorThread:
             return answer.result(seconds)
         except WaitEnded:
             if answer.done():
-                raise  # The function's own.
+                # It came just now, or this was the function's own timeout.
+                return answer.result()
         self._reactor.callFromThread(cancel)
         try:
             # It may have come to its end all the same, with something that is not to be lost.
@@ -123,39 +129,58 @@ class ReactorThread:
             raise NoAnswer(f"there was no answer from the database in {seconds:g} s") from None
 
     def _start(self) -> None:
+        process = os.getpid()
+        if self._process not in (None, process):
+            raise RuntimeError(
+                f"the reactor runs in process {self._process}, from which this one was forked: "
+                "ask for nothing before the fork"
+            )
         with self._lock:
-            if self._ended:
-                raise _ended()
+            self._process = process
             if self._reactor.running:
-                return
-            started = Event()
-            self._reactor.callWhenRunning(started.set)
-            if self._thread is None:
+                if self._watched.is_set():
+                    return
+                self._reactor.callFromThread(self._watch)
+            elif self._thread is None and not self._ended:
+                self._reactor.callWhenRunning(self._watch)
                 self._thread = Thread(target=self._run, name="txmongokit reactor", daemon=True)
                 self._thread.start()
                 atexit.register(self.stop)
-            if not started.wait(_CHANGE):
-                raise NoAnswer(f"the reactor has not started in {_CHANGE:g} s")
+        if not self._watched.wait(_CHANGE):
+            raise NoAnswer(f"the reactor has not started in {_CHANGE:g} s")
 
     def _run(self) -> None:
         try:
             # Signals belong to whoever has the main thread.
             self._reactor.run(installSignalHandlers=False)
+        except ReactorNotRestartable:
+            pass  # Whoever waits is told.
         finally:
-            self._ended = True
+            self._end()
+            self._watched.set()
 
     def _watch(self) -> None:
-        if not self._watched:
-            self._watched = True
+        if not self._watched.is_set():
             self._reactor.addSystemEventTrigger("before", "shutdown", self._end)
+            self._watched.set()
+
+    def _admit(self, answer: Future[Any]) -> None:
+        with self._guard:
+            if self._ended:
+                raise _ended()
+            self._waiting.add(answer)
+
+    def _dismiss(self, answer: Future[Any]) -> None:
+        with self._guard:
+            self._waiting.discard(answer)
 
     def _end(self) -> None:
         """Let nobody wait for a reactor that stops."""
-        self._ended = True
-        waiting, self._waiting = self._waiting, set()
+        with self._guard:
+            self._ended = True
+            waiting, self._waiting = self._waiting, set()
         for answer in waiting:
-            if not answer.done():
-                answer.set_exception(_ended())
+            _fail(answer, Failure(_ended()))
 
     def stop(self) -> None:
         """
@@ -171,7 +196,12 @@ class ReactorThread:
         thread.join(_CHANGE)
 
 
-def _fail(failure: Failure, answer: Future[Any]) -> None:
+def _succeed(answer: Future[Any], result: Any) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _fail(answer: Future[Any], failure: Failure) -> None:
     if not answer.done():
         answer.set_exception(failure.value)
 
