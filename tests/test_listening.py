@@ -36,18 +36,24 @@ class PlaceTests(SynchronousTestCase):
             "tcp:8080:interface=0.0.0.0",
             "tcp:8080:interface=10.0.0.1",
             "tcp:8080:interface=",
+            "tcp:interface=10.0.0.1:8080",
+            "tcp:8080:interface=127.0.0.1:interface=0.0.0.0",
+            "tcp:8080:interface=0.0.0.0:interface=127.0.0.1",
+            r"tcp6:8080:interface=\:\:1:inter\face=\:\:",
             "tcp6:8080",
             "ssl:8443",
             "systemd:domain=INET:index=0",
         ):
             error = self.assertRaises(EndpointError, self.place, given)
             self.assertIn("--keys", str(error))
+            listens = "listen at interface=" in str(error)
+            self.assertEqual(listens, not given.startswith("systemd"))
             self.assertEqual(self.place(given, has_token=True), given)
         self.assertEqual(self.place("tcp:8080", has_token=True), "tcp:8080")
 
     def test_nonsense(self) -> None:
         """What is no endpoint."""
-        for given in ("", "tcp", "tcp:", ":8080"):
+        for given in ("", "tcp", "tcp:", ":8080", "tcp:80\\", "tcp:8080:0.0.0.0", "ssl:8443:a:b=c"):
             error = self.assertRaises(EndpointError, self.place, given, has_token=True)
             self.assertIn(f"--web {given!r} must be", str(error))
 

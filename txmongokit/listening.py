@@ -10,6 +10,16 @@ from ipaddress import ip_address
 
 __all__ = ["EndpointError", "bearer_token", "is_loopback", "listening_place", "page_refusal"]
 
+# What colons separate in an endpoint; a backslash takes a character as it is.
+_PART = r"(?:\\.|[^\\:])+"
+_ENDPOINT = re.compile(rf"{_PART}(?::{_PART})+", re.DOTALL)
+_OPTION = re.compile(r"((?:\\.|[^\\=])+)=(.*)", re.DOTALL)
+# Those that have an interface, and where on this machine they would listen.
+_LOOPBACKS = {
+    "tcp": "interface=127.0.0.1",
+    "tcp6": r"interface=\:\:1",
+    "ssl": "interface=127.0.0.1",
+}
 _LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
@@ -30,29 +40,36 @@ def listening_place(endpoint: str, *, has_token: bool, option: str, token_option
     @param option: what the endpoint was given by.
     @param token_option: what a token would be given by.
 
-    @raise EndpointError: other machines could come, and there is no token.
+    @raise EndpointError: it is no endpoint, or other machines could come, and
+        there is no token.
     """
     text = f"tcp:{endpoint}" if endpoint.isdigit() else endpoint
-    parts = re.split(r"(?<!\\):", text)
-    kind = parts[0]
-    if not all(parts) or len(parts) < 2:
+    kind, *parts = re.findall(_PART, text) if _ENDPOINT.fullmatch(text) else [""]
+    places = [part for part in parts if not _OPTION.fullmatch(part)]
+    if not parts or (kind in _LOOPBACKS and len(places) > 1):
         raise EndpointError(
             f"{option} {endpoint!r} must be an endpoint such as tcp:8080 or "
             "tcp:8080:interface=127.0.0.1"
         )
-    if kind == "unix":
+    if kind == "unix" or has_token:
         return text
-    interface = next(
-        (part.partition("=")[2] for part in parts[2:] if part.startswith("interface=")), None
-    )
-    if interface is None and kind == "tcp" and not has_token:
-        return f"{text}:interface=127.0.0.1"
-    if not has_token and not is_loopback((interface or "").replace("\\", "")):
-        raise EndpointError(
-            f"{option} {endpoint!r} can be reached from other machines: add "
-            f"interface=127.0.0.1, or protect it with {token_option}"
-        )
-    return text
+    interfaces = _interfaces(parts)
+    if kind == "tcp" and not interfaces:
+        return f"{text}:{_LOOPBACKS[kind]}"
+    # Of several, one is used; which one is not for us to say.
+    if interfaces and all(is_loopback(each) for each in interfaces):
+        return text
+    mend = f"protect it with {token_option}"
+    if kind in _LOOPBACKS:
+        mend = f"listen at {_LOOPBACKS[kind]}, or {mend}"
+    raise EndpointError(f"{option} {endpoint!r} can be reached from other machines: {mend}")
+
+
+def _interfaces(parts: list[str]) -> list[str]:
+    """What the parts of an endpoint's description say of where it listens."""
+    options = [found.groups() for found in map(_OPTION.fullmatch, parts) if found]
+    plain = [[re.sub(r"\\(.)", r"\1", each) for each in pair] for pair in options]
+    return [value for name, value in plain if name == "interface"]
 
 
 def is_loopback(host: str) -> bool:
