@@ -34,6 +34,7 @@ class _End(asyncio.Protocol):
         self._delay = delay
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._refused = False
         # What is on its way here, in order; None for the end.
         self._coming: deque[bytes | None] = deque()
 
@@ -50,6 +51,12 @@ class _End(asyncio.Protocol):
         """So does the news of the end."""
         self._send(None)
 
+    def refuse(self) -> None:
+        """Cannot be connected: what is on its way here is lost, and the other side, too."""
+        self._refused = True
+        if self.other is not None and self.other._transport is not None:
+            self.other._transport.close()
+
     def _send(self, data: bytes | None) -> None:
         other = self.other
         if other is not None:
@@ -57,6 +64,8 @@ class _End(asyncio.Protocol):
             self._loop.call_later(self._delay, other._arrive)
 
     def _arrive(self) -> None:
+        if self._refused:
+            return
         if self._transport is None:
             self._loop.call_later(self._delay or 0.001, self._arrive)
             return
@@ -112,8 +121,14 @@ class SlowProxy:
         connecting = asyncio.ensure_future(
             self._loop.create_connection(lambda: there, "127.0.0.1", self._server_port)
         )
+
+        def connected(done: asyncio.Future[Any]) -> None:
+            self._connecting.discard(done)
+            if done.exception() is not None:
+                there.refuse()
+
         self._connecting.add(connecting)
-        connecting.add_done_callback(self._connecting.discard)
+        connecting.add_done_callback(connected)
         return here
 
 

@@ -186,6 +186,8 @@ class SessionServer:
     A process that serves the application.
 
     @param uri: of MongoDB; in memory without.
+
+    @raise RuntimeError: it has ended before it served.
     """
 
     def __init__(self, uri: str | None = None) -> None:
@@ -196,7 +198,14 @@ class SessionServer:
             bufsize=0,
             cwd=_ROOT,
         )
-        self._port = int(self._line())
+        line = self._line()
+        if not line:
+            self.close()
+            raise RuntimeError(
+                f"the web server has ended with status {self._process.returncode} at its start: "
+                "what it has written says why"
+            )
+        self._port = int(line)
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None

@@ -51,6 +51,17 @@ class ProxyTests(SynchronousTestCase):
             self.thread.join(30)
         self.assertFalse(self.thread.is_alive())
 
+    def test_no_server(self) -> None:
+        """A connection ends where nothing is behind it, and nothing goes on for its sake."""
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            port = gone.getsockname()[1]
+        with (
+            SlowProxy(port, 0.01) as proxy,
+            socket.create_connection(("127.0.0.1", proxy.port), 30) as connection,
+        ):
+            connection.sendall(b"x")
+            self.assertEqual(connection.recv(1), b"")
+
     def test_report(self) -> None:
         """A line for each round trip, a column for each number of lanes."""
         rates = {(0.0, 1): 30_000.0, (0.0, 4): 25_000.0, (50.0, 1): 3_000.0, (50.0, 4): 9_000.0}

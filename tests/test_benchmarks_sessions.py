@@ -1,12 +1,12 @@
 """
-Tests for the arithmetic of L{benchmarks.sessions}.
+Tests for the arithmetic of L{benchmarks.sessions}, and for what it measures.
 """
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks.sessions import MEMORY, OURS, TASKS, Figure, report
+from benchmarks.sessions import MEMORY, OURS, TASKS, Figure, SessionServer, report
 
 
 class ReportTests(SynchronousTestCase):
@@ -25,3 +25,14 @@ class ReportTests(SynchronousTestCase):
         columns = [line.split()[-4:] for line in lines]
         wanted = [["1000", "100", "1.00", "1.00"], ["500", "300", "2.00", "3.00"]]
         self.assertEqual(columns, wanted * len(TASKS))
+
+
+class ServerTests(SynchronousTestCase):
+    """
+    The process that is asked.
+    """
+
+    def test_ended(self) -> None:
+        """One that does not come up is named, with how it has ended."""
+        error = self.assertRaises(RuntimeError, SessionServer, "nonsense://")
+        self.assertIn("has ended with status 1 at its start", str(error))
