@@ -42,7 +42,7 @@ class PaceTests(SynchronousTestCase):
             pace = Pace(self.clock, operations, size)
             self.assertTrue(pace.limited)
             began, done = self.clock.seconds(), 0
-            while True:
+            for _ in range(2000):
                 taking = self.take(pace, 10, 100)
                 while not taking.called:
                     self.clock.advance(0.05)
