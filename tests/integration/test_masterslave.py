@@ -19,10 +19,11 @@ from pymongo.read_preferences import ReadPreference
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from tests.deployments import SharedTestCase
-from tests.replicas import Pair, wait_for
+from tests.replicas import Pair
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import (
     AutoReconnect,
@@ -89,9 +90,9 @@ class MasterSlaveTests(SharedTestCase):
         """Let time go by."""
         await deferLater(reactor, seconds)
 
-    async def until(self, condition: Any, what: str) -> None:
+    async def until(self, condition: Any, what: str, seconds: float = 20.0) -> None:
         """Ask until the answer is true."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + seconds
         while not await condition():
             self.assertLess(time.monotonic(), deadline, what)
             await self.pause(0.05)
@@ -113,8 +114,20 @@ class MasterSlaveTests(SharedTestCase):
                 for each in found
             ]
 
-    def step_up(self) -> bool:
+    def revive(self) -> None:
+        """Have all members of the slave set up, and one of them primary."""
+        for member in self.members:
+            if member.pid is None:
+                member.start()
+        self.pair.destination.primary()
+
+    async def step_up(self) -> bool:
         """Have the slave set elect a primary at once."""
+        stepped: bool = await deferToThread(self.stepped_up)
+        return stepped
+
+    def stepped_up(self) -> bool:
+        """See L{step_up}; this waits."""
         with self.members[0].client() as client:
             try:
                 client["admin"].command("replSetStepUp")
@@ -266,6 +279,8 @@ class MasterSlaveTests(SharedTestCase):
         await self.pause(0.2)
         before = reads
         primary = self.pair.destination.primary()
+        # The set is all tests'.
+        self.addCleanup(self.revive)
         killed = [primary, *(each for each in self.members if each is not primary)]
         killed[0].kill()
         await self.pause(0.5)
@@ -281,7 +296,7 @@ class MasterSlaveTests(SharedTestCase):
         await things.insert_one({"_id": 2})
         for member in self.members:
             member.start()
-        wait_for(self.step_up, "a primary")
+        await self.until(self.step_up, "a primary", 40.0)
 
         async def is_back() -> bool:
             return await things.with_options(timeout=5.0).find_one({"_id": 2}) is not None
