@@ -151,11 +151,11 @@ class LeasesTests(SynchronousTestCase):
 
     def test_slow_grant(self) -> None:
         """Its time begins when it is asked for."""
-        granted: Deferred[Any] = Deferred()
-        leases = self.leases(granted, *[AutoReconnect("gone")] * 3)
+        answer: Deferred[Any] = Deferred()
+        leases = self.leases(answer, *[AutoReconnect("gone")] * 3)
         taking = Deferred.fromCoroutine(leases.take(KEY, 5))
         self.runner.clock.advance(2)
-        granted.callback({"value": {"_id": KEY, "owner": self.owner()}, "ok": 1.0})
+        answer.callback(granted(self.runner))
         lock = self.successResultOf(taking)
         self.assertFalse(lock.lost)
         self.runner.clock.advance(1)
