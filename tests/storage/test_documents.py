@@ -323,7 +323,8 @@ class ConvertedTests(SynchronousTestCase):
         self.assertIn("cannot be the names of fields", str(error))
         thing = everything()
         thing.anything = {5: "x"}
-        self.assertRaises(TypeError, stored, thing)
+        error = self.assertRaises(TypeError, stored, thing)
+        self.assertIn("are str, not int: convert them, or declare what they are", str(error))
         for wrong in ({"5": "x"}, {5.0: "x"}, {Colour.RED: "x"}):
             keys: Any = wrong
             self.assertRaises(TypeError, stored, replace(keyed(), numbers=keys))

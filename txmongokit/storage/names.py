@@ -40,7 +40,10 @@ class KeyCodec:
         """
         if not isinstance(key, self.kinds):
             names = " or ".join(each.__name__ for each in self.kinds)
-            raise TypeError(f"keys of this mapping are {names}, not {type(key).__name__}")
+            raise TypeError(
+                f"keys of this mapping are {names}, not {type(key).__name__}: convert them, or "
+                "declare what they are"
+            )
         text = self.as_text(key)
         if self.of_text(text) != key:
             raise ValueError(f"a key of type {type(key).__name__} would be read as another")
