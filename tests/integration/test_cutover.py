@@ -248,11 +248,14 @@ class CutOverTests(SynchronousTestCase):
         self.end(process)
 
     def test_cannot_listen(self) -> None:
-        """A port that is taken, and a token that is not there, end it before anything is done."""
+        """Where it cannot listen, or there is no token, it ends before anything is done."""
+        no_key = f"ssl:0:interface=127.0.0.1:privateKey={__file__}:certKey={__file__}"
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             for arguments in (
                 ("--status", port),
+                ("--status", "70000"),
+                ("--status", no_key),
                 ("--status", str(self.port), "--status-token-file", "nowhere"),
             ):
                 status, output = self.pair.run(*_OFF, *arguments)

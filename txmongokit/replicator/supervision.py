@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -90,8 +89,11 @@ class Supervision:
         site = StatusSite(self.snapshot, self.controls, token)
         try:
             self._port = await site.listen(self._reactor, place)
-        except (CannotListenError, ValueError, TypeError) as error:
-            raise EndpointError(f"--status {place!r}: {error}") from error
+        except CancelledError:
+            raise
+        except Exception as error:  # Whatever a kind of endpoint, or pyOpenSSL, has against it.
+            reason = str(error) or type(error).__name__
+            raise EndpointError(f"--status {place!r}: {reason}") from error
         self._log.info("status: {address}", address=self._port.getHost())
 
     async def close(self) -> None:
