@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from tests.fakes import FakeRunner, Script, cursor_reply
 from tests.web.grants import granted
+from tests.web.logs import logged
 from tests.web.test_files import Served
 from tests.web.test_store import ID, MATCHED, MISSED, NOW, stored
 from txmongokit.database import Database
@@ -488,6 +489,21 @@ class SecurityTests(SiteTestCase):
         served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE)
         self.assertEqual(self.runner.names, ["delete"])
         self.assertEqual(self.told(served), (200, b"page"))
+
+    def test_in_clear_by_a_client_that_goes(self) -> None:
+        """It is ended all the same; that it may not have been is told."""
+        for result, part in ((MATCHED, "was ended"), (AutoReconnect("gone"), "may not have ended")):
+            ending: Deferred[Any] = Deferred()
+            served = self.serve(read, ending)
+            served.send(b"GET", b"/x", Cookie=b"__Host-" + COOKIE)
+            served.lose()
+            with logged() as lines:
+                if isinstance(result, Exception):
+                    ending.errback(result)
+                else:
+                    ending.callback(result)
+            self.assertEqual([part in line for line in lines], [True])
+            self.assertEqual(self.page.requests, [])
 
     def test_persistent(self) -> None:
         """A cookie that outlives the browser is sent again with each response."""

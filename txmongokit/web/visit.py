@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from txmongokit.connection import shared
 from txmongokit.errors import PyMongoError
 from txmongokit.web.cookies import SessionCookies, cookie_value
 from txmongokit.web.errors import (
@@ -133,8 +134,9 @@ class Visit:
         return Deferred.fromCoroutine(self._load(offers, exposed))
 
     async def _load(self, offers: list[tuple[bool, Any]], exposed: str | None) -> None:
-        if exposed is not None and await self._store.revoke_exposed([exposed]):
-            _log.warn("a confidential session's id came in clear: the session was ended")
+        if exposed is not None:
+            # Whoever goes away keeps no session from being ended.
+            await shared(Deferred.fromCoroutine(self._end_exposed(exposed)))
         for confidential, identifier in offers:
             if any(slot.offered == identifier for slot in self._slots.values()):
                 continue  # It is of the other kind, and locked already.
@@ -157,6 +159,18 @@ class Visit:
             await self._release(slot)
             if self._over:
                 raise CancelledError  # The client left while the lock was given up.
+
+    async def _end_exposed(self, identifier: str) -> None:
+        try:
+            count = await self._store.revoke_exposed([identifier])
+        except PyMongoError as error:
+            _log.error(
+                "a session whose id came in clear may not have ended: {kind}",
+                kind=type(error).__name__,
+            )
+            raise
+        if count:
+            _log.warn("a confidential session's id came in clear: the session was ended")
 
     def take_over(self) -> None:
         """
