@@ -29,10 +29,17 @@ from bson import (
 from pymongo import IndexModel
 from pymongo.collation import Collation
 from pymongo.errors import PyMongoError
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks.load import checkpoint_gaps, differences
+from tests.deployments import SharedTestCase, shared_set
 from tests.replicas import Client, Pair, wait_for
+from txmongokit.connection import ConnectionPool
+from txmongokit.replicator.cloning import writes_ended
+from txmongokit.replicator.patience import Patience
 from txmongokit.testing import Credentials, Deployment, replica_set, standalone
 
 _NOW = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -606,3 +613,44 @@ class DeploymentTests(CloneCase):
         output = self.clone("--verify")
         self.assertIn(": equal", output)
         self.assertEqual(list(differences(self.here, self.there)), [])
+
+
+class WritesEndedTests(SharedTestCase):
+    """
+    What a process that was killed has sent goes on in the server.
+    """
+
+    def test_waits(self) -> Deferred[None]:
+        """The copy is complete when that has ended, whatever became of who sent it."""
+        return Deferred.fromCoroutine(self.waits())
+
+    async def waits(self) -> None:
+        """See L{test_waits}."""
+        uri = shared_set().uri
+        pool, gone = self.client(uri), self.client(uri)
+        target = pool[self.database]["copied"]
+        await target.insert_one({"_id": 0})
+        session = pool.start_session()
+        session.start_transaction()
+        await target.insert_one({"_id": 1}, session=session)
+        # It tries again until the transaction ends.
+        gone[self.database]["copied"].insert_one({"_id": 1}).addErrback(lambda failure: None)
+        while not await _inserting(pool, target.full_name):
+            await deferLater(reactor, 0.01, lambda: None)
+        await gone.disconnect()
+        patience = Patience(reactor, 30.0)
+        await writes_ended(pool, patience, {f"{self.database}.other"})
+        waiting = Deferred.fromCoroutine(writes_ended(pool, patience, {target.full_name}))
+        await deferLater(reactor, 0.1, lambda: None)
+        self.assertFalse(waiting.called)
+        await session.abort_transaction()
+        await waiting
+        self.assertEqual(await target.count_documents({}), 2)
+        await session.end_session()
+
+
+async def _inserting(pool: ConnectionPool, namespace: str) -> bool:
+    found = pool["admin"].aggregate(
+        [{"$currentOp": {}}, {"$match": {"ns": namespace, "op": "insert"}}]
+    )
+    return bool(await found.to_list())

@@ -12,9 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.fakes import cursor_reply
 from tests.replicator.fakes import fake_pool, refused
 from tests.replicator.test_tailer import SECOND, reply
-from txmongokit.replicator.cloning import end_of_window
+from txmongokit.errors import AutoReconnect
+from txmongokit.replicator.cloning import end_of_window, writes_ended
 from txmongokit.replicator.patience import Patience
 from txmongokit.replicator.tailer import OplogGap
 
@@ -70,3 +72,49 @@ class EndOfWindowTests(SynchronousTestCase):
         """An oplog that does not reach back to the beginning is an error."""
         error = self.failureResultOf(self.end(written(7), *bounds(3, 9)), OplogGap).value
         self.assertIn("--drop", str(error))
+
+
+class WritesEndedTests(SynchronousTestCase):
+    """
+    Writes that go on in the destination though nobody waits for them.
+    """
+
+    def setUp(self) -> None:
+        """Time."""
+        self.clock = Clock()
+
+    def ended(self, *replies: Any) -> Deferred[None]:
+        """Wait for the writes to one collection."""
+        destination, patience = fake_pool(*replies), Patience(self.clock, 1.0)
+        return Deferred.fromCoroutine(writes_ended(destination, patience, {"app.a"}))
+
+    def under_way(self, *names: str) -> Any:
+        """The reply with the collections that are being written to."""
+        return cursor_reply([{"ns": name} for name in names])
+
+    def test_none(self) -> None:
+        """What is written elsewhere is nobody's matter."""
+        self.successResultOf(self.ended(self.under_way("app.b", "txmongokit.mongosync")))
+
+    def test_waits(self) -> None:
+        """Until the last one has ended, an election in between included."""
+        waiting = self.ended(
+            self.under_way("app.a", "app.a"),
+            refused(10107),
+            self.under_way("app.a"),
+            self.under_way(),
+        )
+        self.clock.pump([0.05, 0.1])
+        self.assertNoResult(waiting)
+        self.clock.pump([0.2])
+        self.successResultOf(waiting)
+
+    def test_for_too_long(self) -> None:
+        """One that does not end is an error."""
+        waiting = self.ended(*[self.under_way("app.a")] * 6)
+        self.clock.pump([0.05, 0.1, 0.2, 0.4, 0.8])
+        self.assertIn("1 write(s)", str(self.failureResultOf(waiting, AutoReconnect).value))
+
+    def test_not_told(self) -> None:
+        """A server that does not tell is not waited for."""
+        self.successResultOf(self.ended(refused(13)))

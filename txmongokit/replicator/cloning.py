@@ -8,7 +8,7 @@ L{txmongokit.replicator.window}.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.database import Database
-from txmongokit.errors import OperationFailure
+from txmongokit.errors import AutoReconnect, OperationFailure
 from txmongokit.replicator.blueprints import CODEC, Blueprint, blueprints, requested, view_order
 from txmongokit.replicator.checkpoint import Checkpoint
 from txmongokit.replicator.copying import Copier
@@ -37,7 +37,14 @@ from txmongokit.replicator.selection import Selection
 from txmongokit.replicator.tailer import OPLOG, OplogGap, Tailer, last_written
 from txmongokit.replicator.writers import ApplyError, refusal
 
-__all__ = ["CloneError", "CloneProgress", "InitialSync", "end_of_window", "run_command"]
+__all__ = [
+    "CloneError",
+    "CloneProgress",
+    "InitialSync",
+    "end_of_window",
+    "run_command",
+    "writes_ended",
+]
 
 _NAMESPACE_EXISTS = 48
 _ADMIN = "admin"
@@ -235,6 +242,8 @@ class InitialSync:
             pace=self._pace,
         )
         await self._copy(copier, made, pieces)
+        targets = {copier.target(each).full_name for each in made if each.has_data}
+        await writes_ended(self._destination, self._patience, targets)
         await self._create_views(made)
         window_end = await end_of_window(
             self._reactor, self._source, self._patience, current.position, copier.latest
@@ -462,6 +471,46 @@ async def end_of_window(
             return bounds[1]
         await deferLater(reactor, 1.0, lambda: None)
     return latest
+
+
+class _UnderWay(AutoReconnect):
+    """
+    What there is to wait for goes on.
+    """
+
+
+async def writes_ended(
+    destination: ConnectionPool, patience: Patience, namespaces: Container[str]
+) -> None:
+    """
+    Wait until the destination carries out no write of this user's to these
+    collections any more.
+
+    What a process sent that was killed, or sent over a connection that was
+    lost, goes on in the server: an insert that ended behind the replay of its
+    document's deletion would bring that back.
+
+    @raise PyMongoError: one goes on for longer than the patience.
+    """
+    pipeline: list[dict[str, Any]] = [
+        {"$currentOp": {"allUsers": False}},
+        {"$match": {"op": {"$in": ["insert", "update"]}}},
+        {"$project": {"ns": 1}},
+    ]
+
+    async def attempt(again: bool) -> None:
+        try:
+            found = await destination["admin"].aggregate(pipeline).to_list()
+        except OperationFailure as error:
+            if is_passing(error):
+                raise
+            # A service that keeps this to itself: it is a matter of moments in any case.
+            return
+        count = sum(each["ns"] in namespaces for each in found)
+        if count:
+            raise _UnderWay(f"it still carries out {count} write(s) of the copy")
+
+    await patience.keep_trying(attempt, "destination")
 
 
 async def run_command(
