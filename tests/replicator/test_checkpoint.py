@@ -62,6 +62,8 @@ class CheckpointTests(SynchronousTestCase):
         """Without a term, nothing was applied."""
         self.assertTrue(CURRENT.applied)
         self.assertFalse(Checkpoint(0, AT, -1).applied)
+        self.assertEqual(CURRENT.reached, CURRENT.position)
+        self.assertEqual(Checkpoint(0, AT, -1).reached, AT - 1)
 
 
 class StoreTests(SynchronousTestCase):

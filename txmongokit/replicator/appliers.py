@@ -179,7 +179,7 @@ class SingleApplier:
         nothing had to be done.
         """
         idle = not self._batch.count and (self._writing is None or self._writing.called)
-        return self.progress.read if idle else self.progress.position
+        return self.progress.read if idle else self.checkpoint.reached
 
     @property
     def busy(self) -> bool:

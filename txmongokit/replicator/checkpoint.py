@@ -110,6 +110,13 @@ class Checkpoint:
         """
         return self.term != -1
 
+    @property
+    def reached(self) -> int:
+        """
+        The position up to which entries are in the destination.
+        """
+        return self.position if self.applied else self.position - 1
+
     def intending(self, position: int) -> Checkpoint:
         """
         The checkpoint before a DDL entry is executed.

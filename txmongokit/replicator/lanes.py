@@ -195,7 +195,7 @@ class LaneApplier:
             return self._single.reached
         if not self._flying and not self._bytes:
             return self.progress.read
-        return max(self.progress.position, self._complete()[0])
+        return max(self.checkpoint.reached, self._complete()[0])
 
     @property
     def lanes(self) -> Sequence[LaneState]:

@@ -92,8 +92,8 @@ class Succession:
 
         @return: C{None} where the replication was stopped on the way.
         """
-        end = max(map(_applied, self._checkpoints), default=0)
-        if end > _applied(main) and not self._layout.stale:
+        end = max((each.reached for each in self._checkpoints), default=0)
+        if end > main.reached and not self._layout.stale:
             self._log.info(
                 "lanes of the last run are ahead of its checkpoint: going on with {count} lanes "
                 "until all are there",
@@ -102,7 +102,7 @@ class Succession:
             lanes = self._lanes(main, skipping=True)
             replay = self._in_lanes(main, lanes, None)
             main = await self._catch_up(replay, end)
-            if _applied(main) < end:
+            if main.reached < end:
                 return None
             self._layout = replay.layout
             self._checkpoints = [lane.checkpoint for lane in lanes]
@@ -116,7 +116,7 @@ class Succession:
             Lane(
                 self._documents.writer(number),
                 replace(checkpoint, window_end=main.window_end),
-                skip=_applied(checkpoint) if skipping else 0,
+                skip=checkpoint.reached if skipping else 0,
             )
             for number, checkpoint in enumerate(self._checkpoints)
         ]
@@ -152,11 +152,6 @@ class Succession:
                 missing=main.missing + missing - before.missing,
             )
         return await self._documents.lay_out(main, layout)
-
-
-def _applied(checkpoint: Checkpoint) -> int:
-    """Up to where entries are in the destination; the one to begin with is not yet."""
-    return checkpoint.position if checkpoint.applied else checkpoint.position - 1
 
 
 def _figures(checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
