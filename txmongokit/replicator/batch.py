@@ -42,18 +42,22 @@ class Batch:
     @ivar bytes: bytes of all statements.
     @ivar position: of the last entry that L{reach} was told; 0 for none.
     @ivar term: that entry's election term.
+    @ivar full: whether it should be written before more is added.
     @ivar part: where it is one of the parts that a source transaction is
         split into: how many are applied with this one; 0 with the last.
     """
 
     def __init__(self, max_operations: int = 1000, max_bytes: int = 8 * 1024 * 1024) -> None:
         self.bytes = 0
+        self.full = False
         self.position = 0
         self.term = -1
         self.part = 0
         self._max_operations = max_operations
         self._max_bytes = max_bytes
-        self._collected: dict[str, _Collected] = {}
+        # In phases already, as they are nearly always wanted: the destination is
+        # not kept waiting for that.
+        self._collected: dict[str, _Phases] = {}
         self._count = 0
 
     @property
@@ -62,13 +66,6 @@ class Batch:
         How many operations are here.
         """
         return self._count
-
-    @property
-    def full(self) -> bool:
-        """
-        Whether it should be written before more is added.
-        """
-        return self._count >= self._max_operations or self.bytes >= self._max_bytes
 
     @property
     def namespaces(self) -> list[str]:
@@ -99,10 +96,12 @@ class Batch:
         namespace = operation.namespace
         collected = self._collected.get(namespace)
         if collected is None:
-            collected = self._collected[namespace] = _Collected(namespace)
+            collected = self._collected[namespace] = _Phases(namespace, _KINDS_INSERTING)
         collected.add(operation)
         self._count += 1
         self.bytes += operation.size
+        if self._count >= self._max_operations or self.bytes >= self._max_bytes:
+            self.full = True
 
     def add_all(self, operations: Sequence[Operation]) -> None:
         """
@@ -136,7 +135,7 @@ class Batch:
                 kinds = _KINDS_INSERTING if plain_inserts else _KINDS
                 yield from _in_order(namespace, collected.operations, kinds)
                 continue
-            phases = collected.phases
+            phases = collected
             if not plain_inserts:
                 phases = _Phases(namespace, _KINDS)
                 for operation in collected.operations:
@@ -214,11 +213,14 @@ class _Phases:
     """
     Groups of one namespace: an operation goes to the first of its kind that
     is not before its document's last one.
+
+    @ivar operations: all of them, in the source's order.
     """
 
-    __slots__ = ("_groups", "_kinds", "_last", "_namespace")
+    __slots__ = ("_groups", "_kinds", "_last", "_namespace", "operations")
 
     def __init__(self, namespace: str, kinds: Mapping[str, int]) -> None:
+        self.operations: list[Operation] = []
         self._namespace = namespace
         self._kinds = kinds
         self._groups: list[WriteGroup] = []
@@ -228,10 +230,11 @@ class _Phases:
         """
         Put an operation after those that are here.
         """
-        key, groups = operation.key, self._groups
-        at = self._last.get(key, 0)
+        key, groups, last = operation.key, self._groups, self._last
+        at = last.get(key, 0)
         at += (self._kinds[operation.form] - at) % 3
-        self._last[key] = at
+        last[key] = at
+        self.operations.append(operation)
         while at >= len(groups):
             groups.append(WriteGroup(self._namespace, _GROUPS[len(groups) % 3]))
         groups[at].append(operation)
@@ -241,23 +244,3 @@ class _Phases:
         Those that have statements.
         """
         return (group for group in self._groups if group.statements)
-
-
-class _Collected:
-    """
-    A namespace's operations; and in phases already, as they are nearly always
-    wanted: the destination is not kept waiting for that.
-    """
-
-    __slots__ = ("operations", "phases")
-
-    def __init__(self, namespace: str) -> None:
-        self.operations: list[Operation] = []
-        self.phases = _Phases(namespace, _KINDS_INSERTING)
-
-    def add(self, operation: Operation) -> None:
-        """
-        Put an operation after those that are here.
-        """
-        self.operations.append(operation)
-        self.phases.add(operation)

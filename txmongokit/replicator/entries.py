@@ -204,9 +204,38 @@ def parse_entry(raw: bytes) -> OplogEntry:
     @raise UnsupportedEntry: its format, or its type of operation, is unknown.
     @raise bson.errors.InvalidBSON: it is malformed.
     """
-    quick = _parse_quickly(raw)
-    if quick is not None:
-        return quick
+    # The usual form; any other, and what is malformed, is walked through.
+    length = len(raw)
+    head = _HEAD.match(raw, 4)
+    if head is None or _INT32.unpack_from(raw)[0] != length:
+        return _parse_any(raw)
+    start = head.end()
+    if start + 9 > length:
+        return _parse_any(raw)
+    end = start + _INT32.unpack_from(raw, start)[0]
+    if end < start + 5 or end + 9 > length:
+        return _parse_any(raw)
+    entry = _Write()
+    entry.o = raw[start:end]
+    entry.o2 = None
+    if raw.startswith(b"\x03o2\0", end):
+        start = end + 4
+        end = start + _INT32.unpack_from(raw, start)[0]
+        if end < start + 5:
+            return _parse_any(raw)
+        entry.o2 = raw[start:end]
+    tail = _TAIL.match(raw, end)
+    if tail is None:
+        return _parse_any(raw)
+    op, ns = head.groups()
+    entry.raw = raw
+    entry.op = op.decode()
+    entry.ns = ns.decode("utf-8", "surrogateescape")
+    entry.ts, entry.term = _OPTIME.unpack_from(raw, tail.start(1))
+    return entry
+
+
+def _parse_any(raw: bytes) -> OplogEntry:
     entry = _parse(raw)
     if entry.version != _VERSION:
         version = "none" if entry.version < 0 else str(entry.version)
@@ -216,38 +245,6 @@ def parse_entry(raw: bytes) -> OplogEntry:
         )
     if entry.ts < 0:
         raise UnsupportedEntry(f"{_where(entry)} has no timestamp: it is not an oplog entry")
-    return entry
-
-
-def _parse_quickly(raw: bytes) -> OplogEntry | None:
-    """An entry of the usual form; C{None} for any other, also a malformed one."""
-    length = len(raw)
-    head = _HEAD.match(raw, 4)
-    if head is None or _INT32.unpack_from(raw)[0] != length:
-        return None
-    start = head.end()
-    if start + 9 > length:
-        return None
-    end = start + _INT32.unpack_from(raw, start)[0]
-    if end < start + 5 or end + 9 > length:
-        return None
-    entry = _Write()
-    entry.o = raw[start:end]
-    entry.o2 = None
-    if raw.startswith(b"\x03o2\0", end):
-        start = end + 4
-        end = start + _INT32.unpack_from(raw, start)[0]
-        if end < start + 5:
-            return None
-        entry.o2 = raw[start:end]
-    tail = _TAIL.match(raw, end)
-    if tail is None:
-        return None
-    op, ns = head.groups()
-    entry.raw = raw
-    entry.op = op.decode()
-    entry.ns = ns.decode("utf-8", "surrogateescape")
-    entry.ts, entry.term = _OPTIME.unpack_from(raw, tail.start(1))
     return entry
 
 

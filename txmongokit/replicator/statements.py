@@ -29,6 +29,8 @@ _DOLLAR = 0x24
 _AROUND = 25
 _DIFF_HEAD = b"\x10$v\0\x02\0\0\0\x03diff\0"
 _NO_TIME = bytes(8)
+# What nearly all documents have for an _id.
+_ID_SIZES = {0x07: 12, 0x10: 4, 0x12: 8}
 _UNSTAMPED = re.compile(rb"\x11[^\0]*\0{9}")
 
 
@@ -122,7 +124,8 @@ class Operation:
         if source[5:9] == b"_id\0":
             # Where nearly every document has it.
             id_kind, start, value = source[4], 4, 9
-            end = 21 if id_kind == 0x07 else value_end(source, id_kind, 9, len(source) - 1)
+            size = _ID_SIZES.get(id_kind)
+            end = value_end(source, id_kind, 9, len(source) - 1) if size is None else 9 + size
         else:
             found = find_element(source, b"_id")
             if found is None:
@@ -138,7 +141,7 @@ class Operation:
             # Such an _id would be read as a condition of its own.
             equal = bytes((id_kind,)) + b"$eq\0" + source[value:end]
             id_element = b"\x03_id\0" + wrap(equal)
-        elif kind == "i" and b"$" not in o and not would_be_stamped(o):
+        elif kind == "i" and b"$" not in o and (_NO_TIME not in o or not would_be_stamped(o)):
             # Nearly all: the statement is for those that may be there already.
             operation._statement = None
             operation.size = len(id_element) + len(o) + _AROUND
