@@ -488,7 +488,7 @@ class MeanwhileTests(CloneCase):
         return process
 
     def test_killed(self) -> None:
-        """It is killed again and again, in every phase; what is copied stays copied."""
+        """It is killed again and again, at random moments; what is copied stays copied."""
         self.fill()
         writer = self.writer(self.everything(), 3)
         draw = random.Random(4)
@@ -496,7 +496,8 @@ class MeanwhileTests(CloneCase):
             process = self.started(*_CLONE, "--clone-tasks", "3")
             time.sleep(draw.uniform(0.0, 0.8))  # A kill at a random moment is the test.
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            output, _ = process.communicate()
+            self.assertEqual(process.returncode, -signal.SIGKILL, output)
         self.finish(writer)
 
     def test_finished_ranges_stay(self) -> None:
@@ -594,7 +595,8 @@ class DeploymentTests(CloneCase):
         """Either side has another primary while it is copied."""
         self.use(replica_set(3, name="from"), replica_set(3, name="to"))
         self.fill(40_000)
-        process = self.pair.start(*_CLONE, "--clone-tasks", "2")
+        # So slow that there is time for both.
+        process = self.pair.start(*_CLONE, "--clone-tasks", "2", "--limit", "8000")
         for deployment in (self.pair.destination, self.pair.source):
             before = self.there["app"]["a"].estimated_document_count()
             wait_for(partial(self.has_more_than, before), "some documents")

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.load import Load, checkpoint_gaps, differences, finish
 from tests.replicas import Pair, batches, wait_for
-from txmongokit.testing import Credentials, replica_set, standalone
+from txmongokit.testing import Credentials, Member, replica_set, standalone
 
 _OFF = ("--resume-file", "none")
 
@@ -691,6 +691,13 @@ class BadInputTests(SynchronousTestCase):
         self.assertIsNotNone(self.pair.there["app"]["users"].find_one({"_id": 2}))
 
 
+def traffic(member: Member) -> tuple[int, int]:
+    """The bytes that a server has sent in zlib's format, and those that have come to it so."""
+    with member.client() as client:
+        packed = client["admin"].command("serverStatus")["network"]["compression"]["zlib"]
+    return packed["compressor"]["bytesIn"], packed["decompressor"]["bytesOut"]
+
+
 class TransportTests(SynchronousTestCase):
     """
     Other ways to the servers.
@@ -703,6 +710,9 @@ class TransportTests(SynchronousTestCase):
         more = "&compressors=zlib&readPreference=secondary"
         ends = ("--from", pair.source.uri + more, "--to", pair.destination.uri + more)
         Load(500, seed=6).write(pair.here)
+        primary = pair.source.primary()
+        (secondary,) = [each for each in pair.source.members if each is not primary]
+        before, _ = traffic(secondary)
         status, output = pair.run(*_OFF, *ends, "--clone")
         self.assertEqual(status, 0, output)
 
@@ -721,6 +731,11 @@ class TransportTests(SynchronousTestCase):
         output, _ = process.communicate(timeout=20)
         self.assertEqual(process.returncode, 0, output)
         self.assertEqual(list(differences(pair.here, pair.there)), [])
+        # All of it has come this way; the servers take nothing that is not encrypted.
+        sent, _ = traffic(secondary)
+        self.assertGreater(sent - before, 18_000_000)
+        _, received = traffic(pair.destination.primary())
+        self.assertGreater(received, 18_000_000)
 
 
 class AuthenticationTests(SynchronousTestCase):

@@ -213,6 +213,7 @@ class DifferenceTests(SynchronousTestCase):
             time.sleep(0.02)  # Memory can only be sampled while it runs.
         output, _ = process.communicate()
         self.assertEqual(process.returncode, 0, output)
+        self.assertGreater(most, 15 * 1024)
         self.assertLess(most, 200 * 1024)
 
     def test_many(self) -> None:
