@@ -192,10 +192,22 @@ class TransactionWriterTests(SynchronousTestCase):
 
     def test_missing_in_window(self) -> None:
         """Before the window's end, updates without a document are counted."""
-        writer = self.writer(*PLAIN, {"ok": 1, "n": 1}, OK)
+        writer = self.writer(*PLAIN, {"ok": 1, "n": 1}, OK, OK, OK)
         what = batch("u", "u", "u", position=CURRENT.window_end)
         following = self.successResultOf(self.write(writer, what))
         self.assertEqual(following.missing, CURRENT.missing + 2)
+        self.assertEqual(self.commands(), ["update", "update", "update", "commitTransaction"])
+        stored = self.runner.statements(4)[0]
+        self.assertEqual(stored["q"]["seq"], following.seq)
+        self.assertEqual(stored["u"]["$set"]["missing"], following.missing)
+
+    def test_nothing_missing_in_window(self) -> None:
+        """Where all are found the checkpoint moves with them, and is not waited for."""
+        writer = self.writer(*PLAIN, {"ok": 1, "n": 3}, OK, OK)
+        what = batch("u", "u", "u", position=CURRENT.window_end)
+        following = self.successResultOf(self.write(writer, what))
+        self.assertEqual(following.missing, CURRENT.missing)
+        self.assertEqual(self.commands(), ["update", "update", "commitTransaction"])
 
     def test_missing(self) -> None:
         """Behind it they are the end, and nothing is committed."""

@@ -190,17 +190,17 @@ class TransactionWriter:
         following = current.advanced(batch.position, batch.term, count=batch.count, part=batch.part)
         row = _Row(self._collection)
         try:
-            commands = row.commands(groups)
-            if batch.position <= current.window_end:
-                # The checkpoint tells what is missing, which has to be known first.
-                missing = row.missing(await session.run_in_order(commands))
-                following = replace(following, missing=current.missing + missing.total())
-                await self._store.move(current, following, session)
-            else:
-                move = self._store.move_command(current, following)
-                *replies, moved = await session.run_in_order(chain(commands, (move,)))
-                _refuse_missing(row.missing(replies))
-                self._store.check(moved)
+            move = self._store.move_command(current, following)
+            *replies, moved = await session.run_in_order(chain(row.commands(groups), (move,)))
+            self._store.check(moved)
+            missing = row.missing(replies)
+            if batch.position > current.window_end:
+                _refuse_missing(missing)
+            elif missing.total():
+                # Known only now, and seldom anything.
+                before = following
+                following = replace(before, missing=before.missing + missing.total())
+                await self._store.move(before, following, session)
         except BaseException:
             await session.abort_transaction()
             raise
