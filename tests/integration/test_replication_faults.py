@@ -97,6 +97,67 @@ class FaultTests(SynchronousTestCase):
             users.insert_many([{"n": number} for number in range(100)])
         self.assert_arrives(pair, process)
 
+    def lose(self, deployment: Deployment, command: str) -> None:
+        """Close the connections of the replicator's next two such commands."""
+        with deployment.client() as client:
+            client["admin"].command(
+                "configureFailPoint",
+                "failCommand",
+                mode={"times": 2},
+                data={
+                    "failCommands": [command],
+                    "closeConnection": True,
+                    "appName": "mongosync",
+                },
+            )
+
+    def test_lost_while_starting(self) -> None:
+        """Connections that are lost at any point of the start are no reason to end."""
+        pair = self.pair()
+        pair.here["app"]["users"].insert_one({"_id": 0})
+        self.assertEqual(pair.run(*_OFF)[0], 0)
+        for number, (here, there) in enumerate(
+            [
+                ("buildInfo", "buildInfo"),
+                ("getCmdLineOpts", "find"),
+                ("find", "killSessions"),
+                ("getMore", "findAndModify"),
+                ("find", "explain"),
+            ],
+            1,
+        ):
+            pair.here["app"]["users"].insert_one({"_id": number})
+            self.lose(pair.source, here)
+            self.lose(pair.destination, there)
+            status, output = pair.run(*_OFF)
+            self.assertEqual(status, 0, f"{here}, {there}: {output}")
+            self.assertEqual(list(differences(pair.here, pair.there)), [])
+
+    def test_lost_while_cloning(self) -> None:
+        """Nor are those that are lost at any point of a clone."""
+        pair = self.pair()
+        pair.here["app"]["users"].insert_many([{"_id": number} for number in range(100)])
+        pair.here["app"]["users"].create_index("n")
+        pair.here["app"].create_collection("log", capped=True, size=4096).insert_one({"_id": 1})
+        for here, there in (
+            ("listDatabases", "listCollections"),
+            ("listCollections", "delete"),
+            ("listIndexes", "insert"),
+            ("aggregate", "create"),
+            ("find", "update"),
+            ("getMore", "createIndexes"),
+        ):
+            for name in ("app", "txmongokit"):
+                pair.there.drop_database(name)
+            self.lose(pair.source, here)
+            self.lose(pair.destination, there)
+            status, output = pair.run(*_OFF, "--clone")
+            # Only a second start can put a capped collection's documents in order.
+            if "its order is not known" in output:
+                status, output = pair.run(*_OFF, "--clone")
+            self.assertEqual(status, 0, f"{here}, {there}: {output}")
+            self.assertEqual(list(differences(pair.here, pair.there)), [])
+
     def test_end_of_patience(self) -> None:
         """A server that stays away for longer than it is to be waited for ends it."""
         pair = self.pair()

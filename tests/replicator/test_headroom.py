@@ -145,25 +145,16 @@ class HeadroomTests(SynchronousTestCase):
         headroom.judge(at(396), at(400), at(400), None, None)
         self.assertEqual(self.levels(), [LogLevel.warn])
 
-    def test_majority(self) -> None:
-        """A source without a majority is a reason to warn, at once and every minute."""
-        headroom, clock = self.headroom()
-        for seconds, majority, count in ((0, 390, 0), (5, 380, 1), (30, 380, 1), (30, 380, 2)):
-            clock.advance(seconds)
-            headroom.judge_majority(at(400), at(majority))
-            self.assertEqual(self.levels("majority"), [LogLevel.warn] * count)
-        headroom.judge_majority(at(400), at(400))
-        headroom.judge_majority(at(430), at(400))
-        self.assertEqual(len(self.levels("majority")), 3)
-
     def test_majority_measured(self) -> None:
         """The source says what a majority has."""
         last = {
             "opTime": {"ts": Timestamp(500, 1), "t": 1},
             "majorityOpTime": {"ts": Timestamp(450, 1), "t": 1},
         }
-        headroom, _ = self.headroom(_FIRST, {"lastWrite": last}, refused(13))
+        replies = [_FIRST, {"lastWrite": last}, refused(13)] * 4
+        headroom, clock = self.headroom(*replies)
         headroom.start()
+        clock.pump([5.0] * 3)
         self.assertEqual(self.levels("majority"), [LogLevel.warn])
         headroom.stop()
 

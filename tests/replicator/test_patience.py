@@ -52,6 +52,20 @@ class PatienceTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(waiting), "done")
         self.assertEqual(self.tries, [False, True, True])
 
+    def test_ask(self) -> None:
+        """What changes nothing needs not know that it was tried."""
+        outcomes = iter([AutoReconnect("gone"), "done"])
+
+        async def question() -> str:
+            outcome = next(outcomes)
+            if isinstance(outcome, PyMongoError):
+                raise outcome
+            return str(outcome)
+
+        waiting = Deferred.fromCoroutine(Patience(self.clock).ask("there", question))
+        self.clock.pump([0.05])
+        self.assertEqual(self.successResultOf(waiting), "done")
+
     def test_labels(self) -> None:
         """So is what the server labels as passing."""
         for labels in (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bson
@@ -223,9 +224,10 @@ class InitialSync:
                 all=len(pieces),
             )
         else:
-            made = await self.survey()
-            await self._make_room(made)
-            pieces = await self._cut(made)
+            ask = self._patience.ask
+            made = await ask("source", self.survey)
+            await ask("destination", partial(self._make_room, made))
+            pieces = await ask("source", partial(self._cut, made))
             await self._ledger.write_plan(made, pieces, current.seq + 1)
             current = await self._ledger.enter(current, COPY)
         self._count(made, pieces)
@@ -248,7 +250,10 @@ class InitialSync:
         window_end = await end_of_window(
             self._reactor, self._source, self._patience, current.position, copier.latest
         )
-        await self._find_ends(copier, made, current.position, window_end)
+        for each in made:
+            if each.has_data and each.is_capped:
+                end = partial(self._find_end, copier, each, current.position, window_end)
+                await self._patience.ask("source or destination", end)
         self._log.info(
             "the copy is complete: {count} documents; catching up from {at}",
             count=self.progress.documents,
@@ -404,41 +409,39 @@ class InitialSync:
 
     # After.
 
-    async def _find_ends(
-        self, copier: Copier, made: Sequence[Blueprint], position: int, window_end: int
+    async def _find_end(
+        self, copier: Copier, blueprint: Blueprint, position: int, window_end: int
     ) -> None:
         """
-        For each capped collection, the entry of its newest document: inserts
-        up to there are in the copy, or are gone from it as they should be.
+        For a capped collection, the entry of its newest document: inserts up
+        to there are in the copy, or are gone from it as they should be.
         """
-        oplog = copier.source_collection("local", "oplog.rs")
-        for each in made:
-            if not (each.has_data and each.is_capped):
-                continue
-            target = copier.target(each)
-            newest: list[bytes] = await target.find_raw_batches(
-                {}, {"_id": 1}, sort=[("$natural", -1)], limit=1
-            ).to_list()
-            each.known_end = position
-            if newest:
-                identifier = bson.decode(newest[0], CODEC)["_id"]
-                found = (
-                    await oplog.find(
-                        {
-                            "ts": {"$gte": timestamp(position), "$lte": timestamp(window_end)},
-                            "op": "i",
-                            "ui": bson.Binary(each.uuid, 4),
-                            "o._id": {"$eq": identifier},
-                        },
-                        {"ts": 1},
-                    )
-                    .sort("$natural", -1)
-                    .limit(1)
-                    .to_list()
+        newest: list[bytes] = (
+            await copier.target(blueprint)
+            .find_raw_batches({}, {"_id": 1}, sort=[("$natural", -1)], limit=1)
+            .to_list()
+        )
+        blueprint.known_end = position
+        if newest:
+            identifier = bson.decode(newest[0], CODEC)["_id"]
+            found = (
+                await copier.source_collection("local", "oplog.rs")
+                .find(
+                    {
+                        "ts": {"$gte": timestamp(position), "$lte": timestamp(window_end)},
+                        "op": "i",
+                        "ui": bson.Binary(blueprint.uuid, 4),
+                        "o._id": {"$eq": identifier},
+                    },
+                    {"ts": 1},
                 )
-                if found:
-                    each.known_end = (found[0]["ts"].time << 32) | found[0]["ts"].inc
-            await self._ledger.save(each)
+                .sort("$natural", -1)
+                .limit(1)
+                .to_list()
+            )
+            if found:
+                blueprint.known_end = (found[0]["ts"].time << 32) | found[0]["ts"].inc
+        await self._ledger.save(blueprint)
 
 
 async def end_of_window(

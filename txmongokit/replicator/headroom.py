@@ -9,22 +9,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pymongo import ASCENDING
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from txmongokit.connection import ConnectionPool
 from txmongokit.errors import PyMongoError
 from txmongokit.replicator.entries import from_timestamp
+from txmongokit.replicator.watching import Majority, Repeatedly
 
 __all__ = ["Headroom", "headroom_seconds"]
 
-_EVERY = 5.0
 _REPEAT = 60.0
 _LEAST_WINDOW = 60.0
-# Seconds that a majority may be behind before it is a reason to warn.
-_MINORITY = 15
 
 
 def headroom_seconds(
@@ -86,42 +82,21 @@ class Headroom:
         self._threshold = threshold
         self._measured = measured
         self._warned: float | None = None
-        self._told: float | None = None
         self._first: int | None = None
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = reactor
-        self._measuring: Deferred[None] | None = None
+        self._majority = Majority(reactor, "source", "and is replicated only when it has")
+        self._repeatedly = Repeatedly(reactor, "headroom", self.measure)
 
     def start(self) -> None:
         """
         Measure now and from now on.
         """
-        self._loop.start(_EVERY).addErrback(
-            lambda failure: self._log.failure("the oplog's headroom is not known", failure)
-        )
+        self._repeatedly.start()
 
     def stop(self) -> None:
         """
         Measure no more.
         """
-        if self._loop.running:
-            self._loop.stop()
-        measuring, self._measuring = self._measuring, None
-        if measuring is not None:
-            measuring.cancel()
-
-    def _tick(self) -> Deferred[None]:
-        self._measuring = Deferred.fromCoroutine(self._measure_or_wait())
-        return self._measuring
-
-    async def _measure_or_wait(self) -> None:
-        try:
-            await self.measure()
-        except CancelledError:
-            return
-        except PyMongoError as error:
-            # While the source is away, the tailer says so.
-            self._log.debug("headroom: {error}", error=str(error)[:200])
+        self._repeatedly.stop()
 
     async def measure(self) -> None:
         """
@@ -136,11 +111,8 @@ class Headroom:
         if first is None:
             return
         size, limit = await self._sizes(database, name)
-        last = hello["lastWrite"]
-        newest = from_timestamp(last["opTime"]["ts"])
-        self.judge_majority(
-            newest, from_timestamp(last.get("majorityOpTime", last["opTime"])["ts"])
-        )
+        newest = from_timestamp(hello["lastWrite"]["opTime"]["ts"])
+        self._majority.judge(hello)
         self.judge(from_timestamp(first["ts"]), newest, self._position(), size, limit)
         self._measured()
 
@@ -151,27 +123,6 @@ class Headroom:
             # Not every user may ask for it.
             return None, None
         return stats.get("size"), stats.get("maxSize")
-
-    def judge_majority(self, newest: int, majority: int) -> None:
-        """
-        Warn, at once and then every minute, while the source's majority is
-        behind: what it does not have may be rolled back, and is not read.
-
-        @param newest: the position of the newest entry.
-        @param majority: that of the newest one that a majority has.
-        """
-        behind = (newest >> 32) - (majority >> 32)
-        now = self._reactor.seconds()
-        if behind < _MINORITY:
-            self._told = None
-        elif self._told is None or now - self._told >= _REPEAT:
-            self._told = now
-            self._log.warn(
-                "majority: what was written to the source in the last {behind} s has not reached "
-                "a majority of its members, and is replicated only when it has: see to the members "
-                "that are down or behind",
-                behind=behind,
-            )
 
     def judge(
         self, oldest: int, newest: int, position: int, size: int | None, limit: int | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bson.binary import Binary
@@ -31,6 +32,7 @@ COPY, CATCH_UP, DONE = "copy", "catch-up", "done"
 """The phases of a clone."""
 
 _PLAN_DOCUMENTS = 500
+_WHERE = "destination"
 
 
 @dataclass(slots=True)
@@ -88,7 +90,8 @@ class Ledger:
         In which phase the clone is, and whether it is planned; C{None} where
         the checkpoint is of a replication without a clone, or absent.
         """
-        found = await self._checkpoints.find_one({"_id": self.key}, {"clone": 1})
+        find = partial(self._checkpoints.find_one, {"_id": self.key}, {"clone": 1})
+        found = await self._patience.ask(_WHERE, find)
         clone = (found or {}).get("clone")
         return None if clone is None else (str(clone["phase"]), bool(clone["planned"]))
 
@@ -122,7 +125,7 @@ class Ledger:
                 return
             raise FencedError(_TAKEN)
 
-        await self._patience.keep_trying(attempt, "destination")
+        await self._patience.keep_trying(attempt, _WHERE)
         return following
 
     async def write_plan(
@@ -133,8 +136,12 @@ class Ledger:
 
         @param owner: the C{seq} that the checkpoint will have next.
         """
-        await self.clear()
         self.owner = owner
+        await self._patience.ask(_WHERE, partial(self._write_plan, made, pieces))
+
+    async def _write_plan(self, made: Sequence[Blueprint], pieces: Sequence[Piece]) -> None:
+        owner = self.owner
+        await self.clear()
         mine = {"key": self.key, "owner": Int64(owner)}
         await _insert(
             self._collections,
@@ -162,15 +169,18 @@ class Ledger:
 
         @param position: the checkpoint's.
         """
+        ask, mine = self._patience.ask, {"key": self.key}
+        stored = await ask(_WHERE, lambda: self._collections.find(mine).to_list())
         made = []
-        for found in await self._collections.find({"key": self.key}).to_list():
+        for found in stored:
             packed = found["next"] if "at" in found and found["at"] <= position else found
             if "blueprint" in packed:
                 blueprint = Blueprint.unpack(packed)
                 made.append(blueprint)
                 self._stored[blueprint.uuid] = blueprint.pack()
         pieces = []
-        for found in await self._ranges.find({"key": self.key}).sort("_id", 1).to_list():
+        ranges = await ask(_WHERE, lambda: self._ranges.find(mine).sort("_id", 1).to_list())
+        for found in ranges:
             lower, upper, after = (_bytes(found[name]) for name in ("lower", "upper", "after"))
             pieces.append(
                 Piece(
@@ -190,8 +200,10 @@ class Ledger:
         Make all documents this process's.
         """
         self.owner = owner
+        change = {"$set": {"owner": Int64(owner)}}
         for collection in (self._collections, self._ranges):
-            await collection.update_many({"key": self.key}, {"$set": {"owner": Int64(owner)}})
+            update = partial(collection.update_many, {"key": self.key}, change)
+            await self._patience.ask(_WHERE, update)
 
     async def check(self) -> None:
         """
@@ -236,7 +248,7 @@ class Ledger:
             lambda again: self._collections.replace_one(
                 {"_id": self._name(blueprint)}, document, upsert=True
             ),
-            "destination",
+            _WHERE,
         )
         self._stored[blueprint.uuid] = packed
 
@@ -247,7 +259,7 @@ class Ledger:
             lambda again: collection.update_one(
                 {"_id": name, "owner": Int64(self.owner)}, {"$set": change}
             ),
-            "destination",
+            _WHERE,
         )
         if not result.matched_count:
             raise FencedError(_TAKEN)
@@ -257,7 +269,8 @@ class Ledger:
         Remove what is not needed once the clone is done.
         """
         for collection in (self._ranges, self._collections):
-            await collection.delete_many({"key": self.key})
+            delete = partial(collection.delete_many, {"key": self.key})
+            await self._patience.ask(_WHERE, delete)
 
     def _name(self, blueprint: Blueprint) -> str:
         return f"{self.key} {blueprint.uuid.hex() or blueprint.namespace}"

@@ -84,6 +84,12 @@ class Patience:
             pause = min(2 * pause, _LONGEST)
             again = True
 
+    async def ask(self, where: str, question: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """
+        The same for what may be done any number of times.
+        """
+        return await self.keep_trying(lambda again: question(), where)
+
 
 def is_passing(error: PyMongoError) -> bool:
     """

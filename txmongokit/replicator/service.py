@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txmongokit.connection import ConnectionPool
-from txmongokit.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from txmongokit.errors import (
+    ConfigurationError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from txmongokit.listening import EndpointError
 from txmongokit.replicator.appliers import Applier, SingleApplier
 from txmongokit.replicator.arguments import Arguments, redacted
@@ -50,7 +58,7 @@ from txmongokit.replicator.lanes import LaneError
 from txmongokit.replicator.lanestore import LaneStore
 from txmongokit.replicator.ledger import COPY
 from txmongokit.replicator.pacing import PacedTailer
-from txmongokit.replicator.patience import Patience
+from txmongokit.replicator.patience import Patience, is_passing
 from txmongokit.replicator.replication import LARGEST_TRANSACTION, Replication
 from txmongokit.replicator.resumefile import (
     ResumeFileError,
@@ -147,6 +155,7 @@ class MongosyncService(Service):
         self.done: Deferred[None] = Deferred()
         self._reactor = reactor
         self._arguments = arguments
+        self._patience = Patience(reactor, arguments.patience)
         self._source: ConnectionPool | None = None
         self._destination: ConnectionPool | None = None
         self._replication: Replication | None = None
@@ -239,16 +248,26 @@ class MongosyncService(Service):
     # Starting.
 
     async def _inspect(self, pool: ConnectionPool, uri: str, what: str) -> Deployment:
-        try:
-            return await inspect(pool)
-        except PyMongoError as error:
+        def failed(error: PyMongoError) -> ReplicationFailed:
             text = str(error)
             if isinstance(error, OperationFailure):
                 text = without_documents(error)
-            raise ReplicationFailed(f"{what} {redacted(uri)}: {text}") from error
+            return ReplicationFailed(f"{what} {redacted(uri)}: {text}")
+
+        async def attempt(again: bool) -> Deployment:
+            try:
+                return await inspect(pool)
+            except ServerSelectionTimeoutError as error:
+                # Nobody was found: it may be the wrong address.
+                raise failed(error) from error
+
+        try:
+            return await self._patience.keep_trying(attempt, what)
+        except PyMongoError as error:
+            raise failed(error) from error
 
     async def _replicate(self) -> None:
-        arguments = self._arguments
+        arguments, ask = self._arguments, self._patience.ask
         # What can be wrong without asking anybody comes first.
         resume_file = None if arguments.dry_run else arguments.resume_file
         from_file = None if arguments.resume_file is None else read_position(arguments.resume_file)
@@ -260,7 +279,7 @@ class MongosyncService(Service):
         source = await self._inspect(self._source, arguments.source, "source")
         tailer = self._tailer(self._source)
         check_source(source, f"source {redacted(arguments.source)}")
-        bounds = await tailer.bounds()
+        bounds = await ask("source", tailer.bounds)
         if bounds is None:
             raise DeploymentError(
                 f"source {redacted(arguments.source)} has no entries in "
@@ -274,9 +293,9 @@ class MongosyncService(Service):
         store = CheckpointStore(
             self._destination, checkpoint_key(source, arguments), _about(source, arguments)
         )
-        stored = await store.load()
+        stored = await ask("destination", store.load)
         if not arguments.dry_run and not arguments.force_start:
-            await refuse_committed(self._destination, store.key)
+            await ask("destination", partial(refuse_committed, self._destination, store.key))
         if stored is not None and stored.applied:
             bounds = await self._caught_up(tailer, bounds, stored.position)
         clone = CloneRun(
@@ -287,7 +306,7 @@ class MongosyncService(Service):
             store.key,
             self._supervision.pace,
         )
-        start = await clone.start(stored, *bounds)
+        start = await ask("source or destination", partial(clone.start, stored, *bounds))
         if start is not None and arguments.dry_run:
             await clone.describe()
             return
@@ -306,7 +325,7 @@ class MongosyncService(Service):
         for warning in start.warnings:
             self._log.warn("{warning}", warning=warning)
         first = _first(start, await self._verify_start(tailer, start))
-        newest = await tailer.last_written(bounds[1])
+        newest = await ask("source", partial(tailer.last_written, bounds[1]))
         await self._go(tailer, store, stored, start, first, destination, newest, clone)
 
     def _tailer(self, source: ConnectionPool) -> Tailer:
@@ -327,7 +346,8 @@ class MongosyncService(Service):
             if position <= bounds[1]:
                 break
             await deferLater(self._reactor, 1.0, lambda: None)
-            bounds = await tailer.bounds() or bounds
+            found = await self._patience.ask("source", tailer.bounds)
+            bounds = found or bounds
         return bounds
 
     def _check_standalone(self, destination: Deployment, shown: str) -> None:
@@ -373,7 +393,7 @@ class MongosyncService(Service):
         assert self._destination is not None
         pool = self._destination
         catalog = Catalog(pool)
-        patience = Patience(self._reactor, arguments.patience)
+        patience = self._patience
         writer: BatchWriter
         if arguments.dry_run:
             checkpoint = stored if stored is not None and start.from_checkpoint else first
@@ -382,7 +402,8 @@ class MongosyncService(Service):
             self._counted = schema.counts
         else:
             session = pool.start_session(causal_consistency=False)
-            checkpoint = await _claim(store, stored, start, first, session)
+            claim = _Claim(store, stored, start, first, session)
+            checkpoint = await patience.keep_trying(claim.attempt, "destination")
             writer = self._writer(session, store, catalog, destination, patience)
             schema = SchemaWriter(pool, store, catalog, arguments.selection, patience)
         self._log.info(
@@ -392,19 +413,14 @@ class MongosyncService(Service):
         )
         if not arguments.selection.users:
             self._log.info("users and roles are not replicated (with --users they are)")
-        dialect = Dialect.for_server(destination.version, probed=await self._probe(destination))
+        probed = destination.version >= (6, 0) and await self._patience.ask(
+            "destination", self._probe
+        )
+        dialect = Dialect.for_server(destination.version, probed=probed)
         lanes: Succession | None = None
         if destination.set_name is not None and not arguments.dry_run:
-            lanes = Succession(
-                self._reactor,
-                LaneStore(pool, store, catalog, patience),
-                catalog,
-                patience,
-                lambda now: self._single(writer, now),
-                lambda applier, end: self._until(
-                    self._replication_by(applier, schema, dialect), end
-                ),
-            )
+            lane_store = LaneStore(pool, store, catalog, patience)
+            lanes = self._succession(lane_store, catalog, writer, schema, dialect)
             await lanes.take_over()
 
         async def replay(checkpoint: Checkpoint, window: Window) -> Checkpoint:
@@ -418,6 +434,23 @@ class MongosyncService(Service):
         if self.running:
             self._key = store.key
             await self._follow(checkpoint, writer, schema, dialect, lanes, newest)
+
+    def _succession(
+        self,
+        lane_store: LaneStore,
+        catalog: Catalog,
+        writer: BatchWriter,
+        schema: SchemaWriter,
+        dialect: Dialect,
+    ) -> Succession:
+        return Succession(
+            self._reactor,
+            lane_store,
+            catalog,
+            self._patience,
+            lambda now: self._single(writer, now),
+            lambda applier, end: self._until(self._replication_by(applier, schema, dialect), end),
+        )
 
     async def _follow(
         self,
@@ -447,13 +480,14 @@ class MongosyncService(Service):
 
     def _watch(self, checkpoint: Checkpoint, clone: CloneRun) -> None:
         assert self._source is not None
+        assert self._destination is not None
 
         def position() -> int:
             replication = self._replication
             return checkpoint.position if replication is None else replication.progress.position
 
         self._supervision.cloning(lambda: clone.progress)
-        self._supervision.watch(self._source, position)
+        self._supervision.watch(self._source, self._destination, position)
 
     def _single(self, writer: BatchWriter, checkpoint: Checkpoint) -> SingleApplier:
         return SingleApplier(
@@ -516,10 +550,8 @@ class MongosyncService(Service):
             return atomic
         return RepeatingWriter(pool, store, catalog, patience)
 
-    async def _probe(self, destination: Deployment) -> bool:
+    async def _probe(self) -> bool:
         """Whether the destination takes $_internalApplyOplogUpdate; changes nothing."""
-        if destination.version < (6, 0):
-            return False
         assert self._destination is not None
         stage = {"$_internalApplyOplogUpdate": {"oplogUpdate": {"$v": 2, "diff": {}}}}
         try:
@@ -532,7 +564,9 @@ class MongosyncService(Service):
                     "verbosity": "queryPlanner",
                 }
             )
-        except OperationFailure:
+        except OperationFailure as error:
+            if is_passing(error):
+                raise
             return False
         return True
 
@@ -616,18 +650,32 @@ def _first(start: StartPoint, term: int) -> Checkpoint:
     return Checkpoint(seq=0, position=start.position, term=term, window_end=start.window_end)
 
 
-async def _claim(
-    store: CheckpointStore,
-    stored: Checkpoint | None,
-    start: StartPoint,
-    first: Checkpoint,
-    session: ClientSession,
-) -> Checkpoint:
-    """Be the one who moves the checkpoint."""
-    if stored is None:
-        await store.create(first, session)
-        return first
-    return await store.take_over(session, None if start.from_checkpoint else first)
+@dataclass(frozen=True)
+class _Claim:
+    """
+    Being the one who moves the checkpoint.
+
+    @ivar stored: as it was found.
+    @ivar first: where it is to be, unless the start is from the stored one.
+    """
+
+    store: CheckpointStore
+    stored: Checkpoint | None
+    start: StartPoint
+    first: Checkpoint
+    session: ClientSession
+
+    async def attempt(self, again: bool) -> Checkpoint:
+        """
+        Take it; also where an earlier attempt did, and nobody was told.
+        """
+        there = await self.store.load() if again else self.stored
+        if there is None:
+            await self.store.create(self.first, self.session)
+            return self.first
+        return await self.store.take_over(
+            self.session, None if self.start.from_checkpoint else self.first
+        )
 
 
 def checkpoint_key(source: Deployment, arguments: Arguments) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -28,6 +29,7 @@ from txmongokit.replicator.replication import Replication
 from txmongokit.replicator.reversal import ReversalError, prepare_reversal, record_committed
 from txmongokit.replicator.status import Snapshot, StatusSite
 from txmongokit.replicator.verification import Follower, Verification
+from txmongokit.replicator.watching import Repeatedly, watch_majority
 
 __all__ = ["Supervision"]
 
@@ -54,6 +56,7 @@ class Supervision:
         self._arguments = arguments
         self._port: IListeningPort | None = None
         self._headroom: Headroom | None = None
+        self._majority: Repeatedly | None = None
         self._replication: Replication | None = None
         self._clone: Callable[[], CloneProgress | None] = lambda: None
         self._verification: Verification | None = None
@@ -100,8 +103,9 @@ class Supervision:
         """
         Answer and measure no more.
         """
-        if self._headroom is not None:
-            self._headroom.stop()
+        for watching in (self._headroom, self._majority):
+            if watching is not None:
+                watching.stop()
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
@@ -143,9 +147,15 @@ class Supervision:
 
     # Beside the replication.
 
-    def watch(self, source: ConnectionPool, position: Callable[[], int]) -> None:
+    def watch(
+        self,
+        source: ConnectionPool,
+        destination: ConnectionPool,
+        position: Callable[[], int],
+    ) -> None:
         """
-        Measure the oplog's headroom from now on.
+        Measure the oplog's headroom from now on, and whether writes reach the
+        destination's members.
 
         @param position: asks what is the oldest entry still to be read.
         """
@@ -160,6 +170,10 @@ class Supervision:
             self._sample,
         )
         self._headroom.start()
+        self._majority = watch_majority(
+            self._reactor, destination, "destination", "and no batch is complete before it has"
+        )
+        self._majority.start()
 
     def _sample(self) -> None:
         replication = self._replication
@@ -295,7 +309,9 @@ class Supervision:
         destination: ConnectionPool,
         key: str,
     ) -> None:
-        await record_committed(destination, key, replication.checkpoint)
+        patience = Patience(self._reactor, self._arguments.patience)
+        record = partial(record_committed, destination, key, replication.checkpoint)
+        await patience.ask("destination", record)
         self.controls.enter(State.COMMITTED)
         self._log.info("the cut-over is done: let the applications use the destination")
         if self.controls.reversing:

@@ -336,7 +336,11 @@ class Window:
     async def _drop_views(self, blueprint: Blueprint) -> None:
         """The collection of a database's views was dropped, and they with it."""
         name = self._selection.renamed_database(blueprint.database)
-        for found in await self._pool[name].list_collections(filter={"type": "view"}).to_list():
+        views = await self._patience.ask(
+            "destination",
+            lambda: self._pool[name].list_collections(filter={"type": "view"}).to_list(),
+        )
+        for found in views:
             await run_command(
                 self._pool, self._patience, name, {"drop": found["name"]}, _NAMESPACE_NOT_FOUND
             )
