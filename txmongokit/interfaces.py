@@ -24,7 +24,7 @@ class IOperationRunner(Interface):
         "what databases and collections inherit."
     )
 
-    def run(command, session=None):  # type: ignore[no-untyped-def]
+    def run(command, session=None):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Send a command to a server that suits it and give what its reply
         means.
@@ -39,7 +39,7 @@ class IOperationRunner(Interface):
             the server learns that nobody waits.
         """
 
-    def run_in_order(commands, session):  # type: ignore[no-untyped-def]
+    def run_in_order(commands, session):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Send the commands of a transaction one behind the other, without
         waiting for each reply.
@@ -56,7 +56,7 @@ class IOperationRunner(Interface):
             closes the connection.
         """
 
-    def stream(command, session, on_result):  # type: ignore[no-untyped-def]
+    def stream(command, session, on_result):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Send a command that the server answers many times (exhaust), on a
         connection of its own.
@@ -70,18 +70,18 @@ class IOperationRunner(Interface):
             Cancelling it closes the connection.
         """
 
-    def seconds():  # type: ignore[no-untyped-def]
+    def seconds():  # type: ignore[no-untyped-def]  # an interface has no self
         """
         The time that deadlines are told in.
         """
 
-    def sleep(seconds):  # type: ignore[no-untyped-def]
+    def sleep(seconds):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         @return: a L{twisted.internet.defer.Deferred} that fires with C{None}
             after as many seconds.
         """
 
-    def soon(function):  # type: ignore[no-untyped-def]
+    def soon(function):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Call C{function} without arguments in a later turn of the reactor.
 
@@ -89,7 +89,7 @@ class IOperationRunner(Interface):
         garbage is collected.
         """
 
-    def deadline(options):  # type: ignore[no-untyped-def]
+    def deadline(options):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         When an operation that begins now must have ended: for operations of
         several commands, which each get it as their C{deadline}.
@@ -102,7 +102,7 @@ class IOperationRunner(Interface):
             where there is none.
         """
 
-    def take_session(**options):  # type: ignore[no-untyped-def]
+    def take_session(**options):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Take a session from the pool, without a round trip.
 
@@ -110,7 +110,7 @@ class IOperationRunner(Interface):
             given back by L{release_session}.
         """
 
-    def release_session(session):  # type: ignore[no-untyped-def]
+    def release_session(session):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Give a session back.  Doing so twice does nothing.
         """

@@ -23,7 +23,7 @@ class ISessionCodec(Interface):
     well: C{ModbCodec} loads it.
     """
 
-    def encode(data):  # type: ignore[no-untyped-def]
+    def encode(data):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Make a document of a session's data, without changing the data.
 
@@ -34,7 +34,7 @@ class ISessionCodec(Interface):
             <txmongokit.web.errors.InvalidSessionData>} of it.
         """
 
-    def decode(document):  # type: ignore[no-untyped-def]
+    def decode(document):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Make data of what L{encode} made.
 
@@ -54,7 +54,7 @@ class ISessionCipher(Interface):
         "Whether sessions are read that are not encrypted, whoever has written them."
     )
 
-    def seal(packed, place):  # type: ignore[no-untyped-def]
+    def seal(packed, place):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Encrypt and authenticate.
 
@@ -64,7 +64,7 @@ class ISessionCipher(Interface):
         @return: bytes.
         """
 
-    def open(sealed, place):  # type: ignore[no-untyped-def]
+    def open(sealed, place):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         The opposite of L{seal}, with whatever key that was.
 

@@ -58,7 +58,7 @@ class IStoredSession(Interface):
     data = Attribute("The application's own: a C{dict}.")
     user = Attribute("The id of the account that is logged in, or C{None}.")
 
-    def update(function):  # type: ignore[no-untyped-def]
+    def update(function):  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Change the data so that no change is lost, neither this nor others'.
 
@@ -72,7 +72,7 @@ class IStoredSession(Interface):
             changed the same key of C{data} as this request did before.
         """
 
-    def save():  # type: ignore[no-untyped-def]
+    def save():  # type: ignore[no-untyped-def]  # an interface has no self
         """
         Save what has been changed in C{data}.
 
@@ -82,7 +82,7 @@ class IStoredSession(Interface):
             has ended.
         """
 
-    def expire():  # type: ignore[no-untyped-def]
+    def expire():  # type: ignore[no-untyped-def]  # an interface has no self
         """
         End the session.
 
