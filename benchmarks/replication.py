@@ -347,7 +347,7 @@ def _moves(destination: Client) -> Iterator[tuple[Any, datetime]]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--operations", type=int, default=50_000, help="default: %(default)s")
+    parser.add_argument("--operations", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="of ours; default: %(default)s")
     parser.add_argument("--seed", type=int, default=2, help="of the load; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=600.0, help="a tool; default: %(default)s")
