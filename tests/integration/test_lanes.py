@@ -166,6 +166,15 @@ class LaneTests(SynchronousTestCase):
         self.assert_equal()
         self.assertEqual(self.documents()["main"]["lanes"]["count"], 3)
 
+    def assert_goes_on(self, process: subprocess.Popen[str]) -> None:
+        """One that follows gets to the end, and ends well."""
+        end = finish(self.pair.here)
+        wait_for(lambda: self.documents()["main"]["ts"] >= end, "the end")
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0, output)
+        self.assert_equal()
+
     def test_fenced(self) -> None:
         """Of two replicators with lanes, the one that was there first stops, and only it."""
         database = self.select("fenced", "app.finished")
@@ -180,12 +189,7 @@ class LaneTests(SynchronousTestCase):
         output, _ = first.communicate(timeout=30)
         self.assertEqual(first.returncode, 1, output)
         self.assertIn("another replicator has taken over", output)
-        end = finish(self.pair.here)
-        wait_for(lambda: self.documents()["main"]["ts"] >= end, "the end")
-        second.terminate()
-        output, _ = second.communicate(timeout=30)
-        self.assertEqual(second.returncode, 0, output)
-        self.assert_equal()
+        self.assert_goes_on(second)
 
     def test_together(self) -> None:
         """Of two that start at the same moment exactly one goes on."""
@@ -204,12 +208,7 @@ class LaneTests(SynchronousTestCase):
             if each is not last:
                 output, _ = each.communicate()
                 self.assertIn("another replicator has taken over", output)
-        end = finish(self.pair.here)
-        wait_for(lambda: self.documents()["main"]["ts"] >= end, "the end")
-        last.terminate()
-        output, _ = last.communicate(timeout=30)
-        self.assertEqual(last.returncode, 0, output)
-        self.assert_equal()
+        self.assert_goes_on(last)
 
     def test_moved_back(self) -> None:
         """A start that is forced into the past takes nothing from how far lanes were."""

@@ -509,7 +509,7 @@ async def writes_ended(
                 raise
             # A service that keeps this to itself: it is a matter of moments in any case.
             return
-        count = sum(each["ns"] in namespaces for each in found)
+        count = sum(each.get("ns") in namespaces for each in found)
         if count:
             raise _UnderWay(f"it still carries out {count} write(s) of the copy")
 

@@ -54,6 +54,7 @@ class Supervision:
         self.controls = Controls(self.pace.change)
         self._reactor = reactor
         self._arguments = arguments
+        self._patience = Patience(reactor, arguments.patience)
         self._port: IListeningPort | None = None
         self._headroom: Headroom | None = None
         self._majority: Repeatedly | None = None
@@ -274,7 +275,7 @@ class Supervision:
             destination,
             self._arguments.selection,
             follower,
-            patience=Patience(self._reactor, self._arguments.patience),
+            patience=self._patience,
         )
         self._log.info("verifying")
         report = await self._verification.run()
@@ -309,9 +310,8 @@ class Supervision:
         destination: ConnectionPool,
         key: str,
     ) -> None:
-        patience = Patience(self._reactor, self._arguments.patience)
         record = partial(record_committed, destination, key, replication.checkpoint)
-        await patience.ask("destination", record)
+        await self._patience.ask("destination", record)
         self.controls.enter(State.COMMITTED)
         self._log.info("the cut-over is done: let the applications use the destination")
         if self.controls.reversing:
